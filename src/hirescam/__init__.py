@@ -1,0 +1,63 @@
+"""Explain what a convolutional network looked at, and prove whether the explanation can be trusted."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from hirescam.certificate import Certificate, Guarantee, Laws
+from hirescam.errors import (
+    HirescamError,
+    HirescamWarning,
+    ImageFileError,
+    InputError,
+    LayerError,
+    ModelError,
+    OutputError,
+    RuleError,
+    SpecError,
+    TargetError,
+    WeightsError,
+)
+from hirescam.explainer import Explainer, certify, explain, layers
+from hirescam.explanation import Explanation, load
+from hirescam.receptive_field import ReceptiveField
+from hirescam.rulebook.registry import Rule, rules
+from hirescam.selection import Layer
+from hirescam.targets import AllClasses, Classes, Contrast, Region, TopK
+from hirescam.views import View
+
+try:
+    __version__ = version("hirescam")
+except PackageNotFoundError:
+    __version__ = "unknown"
+
+__all__ = [
+    "AllClasses",
+    "Certificate",
+    "Classes",
+    "Contrast",
+    "Explainer",
+    "Explanation",
+    "Guarantee",
+    "HirescamError",
+    "HirescamWarning",
+    "ImageFileError",
+    "InputError",
+    "Laws",
+    "Layer",
+    "LayerError",
+    "ModelError",
+    "OutputError",
+    "ReceptiveField",
+    "Region",
+    "Rule",
+    "RuleError",
+    "SpecError",
+    "TargetError",
+    "TopK",
+    "View",
+    "WeightsError",
+    "certify",
+    "explain",
+    "layers",
+    "load",
+    "rules",
+]

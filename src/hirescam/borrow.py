@@ -1,0 +1,166 @@
+"""Lend a model for one call: check its state on the way in, leave everything as it was on the way out."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hirescam.errors import InputError, ModelError
+
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+"""What a model is called with: one tensor, positional arguments, or keyword arguments."""
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the eager network inside DataParallel, DDP and ``torch.compile`` wrappers."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}: pass the network itself"
+        )
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise unless every part of the model is in evaluation mode and written in Python."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "model is a TorchScript module, whose inner calls cannot be observed: "
+            "pass the original Python network"
+        )
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"its part {name!r}" if name else "the model"
+            raise ModelError(
+                f"model must be in evaluation mode, but {where} is in training mode: call "
+                "model.eval() first (it is not done for you, because another thread may be training)"
+            )
+
+
+@contextmanager
+def session(model: nn.Module, *, grad: bool) -> Iterator[None]:
+    """Set the grad mode for one call, outside inference mode, and restore it."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(grad))
+        if any(is_compiled(module) for module in model.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Tell whether calling this module runs compiled code, which observers cannot see into."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one forward pass, and which of them is the image.
+
+    ``key`` is None where the inputs are one tensor, else the position or name of the image.
+    """
+
+    inputs: Inputs
+    key: int | str | None
+
+    @property
+    def images(self) -> Tensor:
+        """The image batch ``(b, c, *space)``."""
+        if self.key is None:
+            return self.inputs  # type: ignore[return-value]
+        return self.inputs[self.key]  # type: ignore[index,no-any-return]
+
+    def replace(self, images: Tensor) -> "Call":
+        """Return the same call with other images."""
+        if self.key is None:
+            return Call(images, None)
+        if isinstance(self.inputs, dict):
+            return Call({**self.inputs, self.key: images}, self.key)  # type: ignore[dict-item]
+        items = list(self.inputs)
+        items[self.key] = images  # type: ignore[index]
+        return Call(tuple(items), self.key)
+
+    def first(self, count: int) -> "Call":
+        """Return the call for the first images alone, where the images are all there is."""
+        return self if self.key is not None else Call(self.images[:count], None)
+
+    def run(self, model: nn.Module) -> Any:
+        """Call the model; an error inside it is reported with the shapes that went in."""
+        try:
+            if isinstance(self.inputs, dict):
+                return model(**self.inputs)
+            return model(*self.inputs) if isinstance(self.inputs, tuple) else model(self.inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            raise ModelError(self._explain_failure(model, error)) from error
+
+    def _explain_failure(self, model: nn.Module, error: Exception) -> str:
+        reason = str(error).strip().split("\n")[0]
+        shape, dtype = tuple(self.images.shape), str(self.images.dtype).removeprefix("torch.")
+        text = f"the model failed on images of shape {shape} ({dtype}): {reason}"
+        conv = next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
+        if conv is not None and len(conv.kernel_size) + 1 == len(shape):
+            return f"{text}. It wants a batch (b, c, *space): use images.unsqueeze(0) for one image"
+        return f"{text}. Check that model(images) runs by itself with these images"
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def as_call(images: Inputs) -> Call:
+    """Check the images and copy what must not be touched.
+
+    Args:
+        images: a float tensor ``(b, c, *space)``, or a tuple or dict of arguments that holds one.
+
+    Raises:
+        InputError: no batch, no float image, an integer image, or values that are not finite.
+    """
+    call = Call(images, _image_key(images))
+    image = call.images
+    _check_image(image)
+    return call.replace(image.clone()) if image.is_inference() else call
+
+
+def _image_key(images: Inputs) -> int | str | None:
+    if isinstance(images, Tensor):
+        return None
+    if not isinstance(images, (tuple, list, dict)):
+        raise InputError(
+            f"images must be a float tensor (b, c, *space), got {type(images).__name__}: "
+            "convert it first, for example torch.from_numpy(array)"
+        )
+    pairs = images.items() if isinstance(images, dict) else enumerate(images)
+    for key, value in pairs:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 3:
+            return key
+    raise InputError(
+        "images has no float tensor with at least three axes (b, c, *space) among its "
+        f"{len(images)} entries: pass the image as a float tensor"
+    )
+
+
+def _check_image(image: Tensor) -> None:
+    shape = tuple(image.shape)
+    if not image.is_floating_point():
+        raise InputError(
+            f"images must be a float tensor, got {image.dtype} of shape {shape}: preprocess it as "
+            "in training (scale and normalise)"
+        )
+    if not 3 <= image.ndim <= 5:
+        raise InputError(
+            f"images must have shape (b, c, *space) with one to three space axes, got {shape}"
+            + (": add the missing axes with unsqueeze(0)" if image.ndim < 3 else "")
+        )
+    if 0 in shape:
+        raise InputError(f"images is empty, its shape is {shape}: pass at least one image")
+    finite = torch.isfinite(image).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = int((~finite).nonzero()[0])
+        raise InputError(
+            f"images[{bad}] has values that are NaN or infinite: remove or repair this image"
+        )

@@ -1,0 +1,311 @@
+"""The friendly verbs: choose and certify a layer once, trace, apply a rule, freeze the result."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from hirescam import certificate as certificates
+from hirescam import selection, taps, targets
+from hirescam.borrow import Call, Inputs, as_call, check_model, unwrap
+from hirescam.certificate import Certificate, Guarantee
+from hirescam.errors import LayerError, ModelError
+from hirescam.explanation import Explanation, Origin
+from hirescam.graph import Graph, Sighting, read
+from hirescam.layout import infer
+from hirescam.receptive_field import ReceptiveField, receptive_field
+from hirescam.rulebook import Rule, get
+from hirescam.selection import Layer
+from hirescam.targets import OutputSelector, Region, Target, is_class_target
+from hirescam.trace import Pass, Request, forward, output_at
+
+_CERTIFIED_IMAGES = 2
+
+LayerName = str | nn.Module | None
+"""A layer by name, by module, or None for the automatic choice."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    request: Request
+    certificate: Certificate
+
+
+class Explainer:
+    """Explains one model, again and again; the layer is chosen and certified at the first call.
+
+    Args:
+        model: any ``torch.nn.Module`` in evaluation mode. It is only borrowed.
+        layer: name of a layer (see `hirescam.layers`), a module of the model, or None for the best.
+        output: how to find the logits in what the model returns: key, index or function.
+        grid: how locations lie on the image, such as ``(14, 14)``, for token models whose grid cannot be
+            seen from the number of tokens.
+
+    Example:
+        >>> import torch, hirescam
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> explainer = hirescam.Explainer(model.eval())
+        >>> result = explainer(torch.rand(2, 3, 8, 8))
+        >>> result.raw.shape, str(result.certificate.guarantee)
+        (torch.Size([2, 1, 6, 6]), 'exact')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layer: LayerName = None,
+        output: OutputSelector = None,
+        grid: tuple[int, ...] | None = None,
+    ) -> None:
+        self.model = unwrap(model)
+        self._tap = None if layer is None else taps.find(self.model, layer)
+        self._output = output
+        self._grid = None if grid is None else tuple(grid)
+        self._plans: dict[object, _Plan] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        images: Inputs,
+        *,
+        target: Target = None,
+        rule: str = "hirescam",
+        differentiable: bool = False,
+    ) -> Explanation:
+        """Explain a batch.
+
+        Args:
+            images: float tensor ``(b, c, *space)``, preprocessed; or a tuple or dict of the model's inputs.
+            target: what to explain; None is the predicted class of each image.
+            rule: name of a rule, see `hirescam.rules`.
+            differentiable: keep the graph, so that the maps can stand in a loss.
+
+        Raises:
+            HirescamError: the input, target, layer, rule or model cannot be used; the message says why.
+        """
+        chosen = get(rule)
+        call = self._begin(images)
+        plan = self._plan(call, target)
+        hold = chosen.holds and plan.certificate.guarantee is Guarantee.CONDITIONAL
+        request = replace(
+            plan.request, target=target, hold=hold, differentiable=differentiable
+        )
+        finished = forward(self.model, call, request)
+        return self._explanation(call, plan, chosen, finished, _map(chosen, finished))
+
+    def compare(
+        self,
+        images: Inputs,
+        *,
+        rules: Iterable[str] = ("hirescam", "gradcam"),
+        target: Target = None,
+    ) -> dict[str, Explanation]:
+        """Explain with several rules and measure both laws on every map.
+
+        Returns:
+            One explanation for each rule, with `Explanation.laws` filled in.
+        """
+        call = self._begin(images)
+        plan = self._plan(call, target)
+        conditional = plan.certificate.guarantee is Guarantee.CONDITIONAL
+        results = {}
+        for name in dict.fromkeys(rules):
+            chosen = get(name)
+            request = replace(plan.request, target=target, hold=conditional and chosen.holds)
+            finished = forward(self.model, call, request)
+            raw = _map(chosen, finished)
+            laws = certificates.measure(finished.trace(), raw)
+            result = self._explanation(call, plan, chosen, finished, raw)
+            results[name] = replace(result, laws=laws)
+        return results
+
+    def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
+        """Certify the layer (the chosen one, or the best) for images like these."""
+        return self._plan(self._begin(images), target).certificate
+
+    def layers(self, images: Inputs, *, target: Target = None) -> list[Layer]:
+        """Grade every tap by structure, in the order in which they run; one is marked as chosen."""
+        call = self._begin(images)
+        graph = self._read(call, target)
+        found = selection.candidates(graph, call, self._grid)
+        return selection.listing(graph, found, selection.choose(found, self.model))
+
+    def _begin(self, images: Inputs) -> Call:
+        check_model(self.model)
+        return as_call(images)
+
+    def _read(self, call: Call, target: Target) -> Graph:
+        def scores(output: object) -> tuple[Tensor, Tensor]:
+            logits = targets.logits_of(output, self._output, call.images.shape[0])
+            return logits, targets.bind(target, logits).score(logits)
+
+        return read(self.model, call, scores)
+
+    def _plan(self, call: Call, target: Target) -> _Plan:
+        kind = "class" if is_class_target(target) else target
+        key = (tuple(call.images.shape[1:]), call.images.dtype, call.images.device, kind)
+        with self._lock:
+            if key not in self._plans:
+                self._plans[key] = self._make_plan(call, target)
+            return self._plans[key]
+
+    def _make_plan(self, call: Call, target: Target) -> _Plan:
+        if is_class_target(target) and not isinstance(target, Region):
+            target = None
+            call = call.first(_CERTIFIED_IMAGES)
+        graph = self._read(call, target)
+        sighting = self._sighting(graph, call)
+        tap = graph.name(sighting.tap)
+        request = Request(tap, target, self._output, self._grid)
+        certificate = certificates.certify_tap(self.model, call, request, graph, sighting)
+        return _Plan(replace(request, target=None), certificate)
+
+    def _sighting(self, graph: Graph, call: Call) -> Sighting:
+        if self._tap is None:
+            found = selection.candidates(graph, call, self._grid)
+            return selection.choose(found, self.model).sighting
+        seen = graph.sighting(self._tap)
+        if not seen:
+            raise LayerError(
+                f"layer={self._tap.name!r} is not on the way from the image to the score (not called in "
+                "this forward pass, or its output is not a map that the score depends on): see "
+                "hirescam.layers(model, images)"
+            )
+        if len(seen) > 1:
+            names = ", ".join(repr(item.tap.name) for item in seen[:8])
+            raise LayerError(
+                f"layer={self._tap.name!r} is called {len(seen)} times in one forward pass: say which "
+                f"call, one of {names}"
+            )
+        return seen[0]
+
+    def _explanation(
+        self, call: Call, plan: _Plan, chosen: Rule, finished: Pass, raw: Tensor
+    ) -> Explanation:
+        _check_finite(raw)
+        layout = finished.layout
+        image_size = tuple(call.images.shape[2:])
+
+        def field(cell: tuple[int, ...] | None) -> ReceptiveField:
+            return self._receptive_field(call, plan.request, cell)
+
+        return Explanation(
+            raw=raw,
+            score=finished.score.to(raw.dtype),
+            target=finished.index,
+            logits=finished.logits,
+            layer=plan.certificate.layer,
+            rule=chosen.name,
+            certificate=plan.certificate,
+            image_size=image_size,
+            grid=layout.grid,
+            prefix=layout.prefix,
+            model=type(self.model).__name__,
+            origin=Origin(self.model, field),
+        )
+
+    def _receptive_field(
+        self, call: Call, request: Request, cell: tuple[int, ...] | None
+    ) -> ReceptiveField:
+        images = call.images
+        size = tuple(images.shape[2:])
+
+        def cells(masks: Tensor) -> Tensor:
+            marked = masks.to(images)[:, None].expand(-1, images.shape[1], *size)
+            output = output_at(self.model, call, request, marked)
+            layout = infer(tuple(output.shape), size, grid=self._grid)
+            if layout is None:
+                raise ModelError("the layer has no grid of locations, so it has no receptive field")
+            reached = layout.read(output).isnan().any(1)
+            return reached[:, layout.prefix :].unflatten(1, layout.grid) if layout.prefix else reached
+
+        grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
+        return receptive_field(cells, size, grid, cell)
+
+
+def _map(chosen: Rule, finished: Pass) -> Tensor:
+    parts = [chosen.function(finished.trace(part)) for part in finished.chunks()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _check_finite(raw: Tensor) -> None:
+    finite = torch.isfinite(raw.detach()).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = int((~finite).nonzero()[0])
+        raise ModelError(
+            f"the map of images[{bad}] has NaN or infinite values: activations or gradients overflow at "
+            "this layer (in half precision, try float32)"
+        )
+
+
+def explain(
+    model: nn.Module,
+    images: Inputs,
+    *,
+    target: Target = None,
+    layer: LayerName = None,
+    rule: str = "hirescam",
+    output: OutputSelector = None,
+    grid: tuple[int, ...] | None = None,
+    differentiable: bool = False,
+) -> Explanation:
+    """Explain a batch of images with one call; keep an `Explainer` for more than one.
+
+    Args:
+        model: any ``torch.nn.Module`` in evaluation mode.
+        images: float tensor ``(b, c, *space)``, preprocessed.
+        target: what to explain; None is the predicted class of each image.
+        layer: name or module; None chooses the strongest guarantee.
+        rule: name of a rule.
+        output: how to find the logits in what the model returns.
+        grid: how tokens lie on the image, where that cannot be seen.
+        differentiable: keep the graph, so that the maps can stand in a loss.
+
+    Example:
+        >>> import torch, hirescam
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+        ...                       nn.Linear(4, 2)).eval()
+        >>> result = hirescam.explain(model, torch.rand(1, 1, 16), target=1)
+        >>> bool((result.raw.sum(-1) + result.offset - result.logits[:, 1:]).abs().max() < 1e-6)
+        True
+    """
+    explainer = Explainer(model, layer=layer, output=output, grid=grid)
+    return explainer(images, target=target, rule=rule, differentiable=differentiable)
+
+
+def certify(
+    model: nn.Module,
+    images: Inputs,
+    layer: LayerName = None,
+    *,
+    target: Target = None,
+    output: OutputSelector = None,
+    grid: tuple[int, ...] | None = None,
+) -> Certificate:
+    """Say what is guaranteed about HiResCAM at one layer of a model.
+
+    Args:
+        model: any ``torch.nn.Module`` in evaluation mode.
+        images: a few typical images ``(b, c, *space)``; the graph is read from a pass over them.
+        layer: name or module; None certifies the layer that would be chosen.
+        target: what is explained; matters only for functions and regions.
+        output: how to find the logits in what the model returns.
+        grid: how tokens lie on the image, where that cannot be seen.
+    """
+    return Explainer(model, layer=layer, output=output, grid=grid).certify(images, target=target)
+
+
+def layers(
+    model: nn.Module,
+    images: Inputs,
+    *,
+    output: OutputSelector = None,
+    grid: tuple[int, ...] | None = None,
+) -> list[Layer]:
+    """List every place where the model can be explained, with its guarantee and the automatic choice."""
+    return Explainer(model, output=output, grid=grid).layers(images)

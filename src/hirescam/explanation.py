@@ -1,0 +1,245 @@
+"""The frozen result of an explanation: raw maps, scores, certificate; views, overlays, saving."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hirescam import overlays, views
+from hirescam.certificate import Certificate, Guarantee, Laws
+from hirescam.errors import InputError, ModelError
+from hirescam.receptive_field import ReceptiveField
+from hirescam.views import Resample, Scale, Sign, View
+
+_ARRAYS = ("raw", "score", "target", "logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The live model behind a result; a loaded result has none."""
+
+    model: nn.Module
+    receptive_field: Callable[[tuple[int, ...] | None], ReceptiveField]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps for a batch of images and some scores of each.
+
+    Attributes:
+        raw: ``(b, t, *space)``, signed, in units of the score, never clipped or rescaled.
+        score: ``(b, t)``, the explained scores.
+        target: ``(b, t)`` int64 class indices, -1 where a score is not a class's.
+        logits: ``(b, c)``, the model's output.
+        layer: name of the layer.
+        rule: name of the rule.
+        certificate: what is guaranteed about ``hirescam`` at this layer.
+        image_size: space axes of the images.
+        grid: how the locations lie on the image; differs from ``space`` only where ``prefix`` tokens
+            (a class token, registers) come before the grid.
+        prefix: how many locations are such tokens.
+        laws: the laws measured on these maps, where that was asked for.
+        model: class name of the model.
+    """
+
+    raw: Tensor
+    score: Tensor
+    target: Tensor
+    logits: Tensor
+    layer: str
+    rule: str
+    certificate: Certificate
+    image_size: tuple[int, ...]
+    grid: tuple[int, ...]
+    prefix: int = 0
+    laws: Laws | None = None
+    model: str = ""
+    weights: str = ""
+    origin: Origin | None = field(default=None, repr=False)
+
+    @property
+    def offset(self) -> Tensor:
+        """``(b, t)``: score less the sum of the map, what no location accounts for."""
+        return self.score - self.raw.flatten(2).sum(-1)
+
+    @property
+    def on_grid(self) -> Tensor:
+        """``(b, t, *grid)``: the map without the tokens that have no place in the image."""
+        return self.raw[:, :, self.prefix :].unflatten(2, self.grid) if self.prefix else self.raw
+
+    def __repr__(self) -> str:
+        return (
+            f"Explanation(raw={tuple(self.raw.shape)}, layer={self.layer!r}, rule={self.rule!r}, "
+            f"guarantee={str(self.certificate.guarantee)!r})"
+        )
+
+    def view(
+        self,
+        *,
+        size: Sequence[int] | None = None,
+        sign: Sign = "both",
+        resample: Resample = "bilinear",
+        scale: Scale = "each",
+    ) -> View:
+        """Make a map to look at; the steps are recorded and ``raw`` stays as it is.
+
+        Args:
+            size: space axes of the view; None takes those of the images.
+            sign: ``"both"``, ``"positive"`` or ``"negative"``.
+            resample: ``"nearest"`` shows the cells as they are, ``"bilinear"`` is smoother.
+            scale: ``"each"`` divides every map by its largest magnitude, ``"shared"`` all maps by the
+                largest of all (comparable), None keeps units of the score.
+        """
+        size = self.image_size if size is None else tuple(size)
+        return views.render(self.on_grid, size=size, sign=sign, resample=resample, scale=scale)
+
+    def overlay(
+        self,
+        images: Tensor | Sequence[Image.Image],
+        *,
+        sign: Sign = "both",
+        resample: Resample = "bilinear",
+        scale: Scale = "each",
+        opacity: float = 0.75,
+    ) -> list[list[Image.Image]]:
+        """Draw every map over its image.
+
+        Args:
+            images: ``b`` pictures, or the images as a tensor (stretched to the range of grey values).
+            sign: which contributions to show; positive ones are red, negative ones blue.
+            resample: see `view`.
+            scale: see `view`.
+            opacity: of the strongest contribution, from 0 to 1.
+
+        Returns:
+            ``b`` lists of ``t`` pictures. Volumes become a row of slices, signals a strip.
+        """
+        view = self.view(sign=sign, resample=resample, scale=scale)
+        return overlays.draw(view.values, images, opacity=opacity)
+
+    def receptive_field(self, cell: tuple[int, ...] | None = None) -> ReceptiveField:
+        """Find the box of input pixels that can influence one cell.
+
+        Args:
+            cell: index in the grid; None takes the middle one.
+
+        Raises:
+            ModelError: this result was loaded from disk and has no model.
+        """
+        if self.origin is None:
+            raise ModelError(
+                "receptive_field() needs the model, and this result was loaded from disk: explain one "
+                "image again"
+            )
+        return self.origin.receptive_field(cell)
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything but the arrays: versions, model and weights, layer, rule, certificate."""
+        return {
+            "format": "hirescam-explanation-1",
+            "versions": {name: _version(name) for name in ("hirescam", "torch", "numpy")},
+            "model": self.model,
+            "weights_sha256": hash_weights(self.origin.model) if self.origin else self.weights,
+            "layer": self.layer,
+            "rule": self.rule,
+            "image_size": list(self.image_size),
+            "grid": list(self.grid),
+            "prefix": self.prefix,
+            "target": self.target.tolist(),
+            "certificate": asdict(self.certificate),
+            "laws": asdict(self.laws) if self.laws else None,
+        }
+
+    def save(self, path: str | Path) -> tuple[Path, Path]:
+        """Write ``path.npz`` (arrays, no pickle) and ``path.json`` (the manifest).
+
+        Returns:
+            The two paths.
+        """
+        base = _base(path)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {name: _numpy(getattr(self, name)) for name in _ARRAYS}
+        npz, manifest = base.with_name(base.name + ".npz"), base.with_name(base.name + ".json")
+        np.savez(npz, **arrays)
+        manifest.write_text(json.dumps(self.manifest(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        return npz, manifest
+
+
+def load(path: str | Path) -> Explanation:
+    """Read what `Explanation.save` wrote.
+
+    Args:
+        path: with or without ``.npz`` or ``.json``.
+
+    Raises:
+        InputError: a file is missing or not such a file.
+    """
+    base = _base(path)
+    npz, manifest = base.with_name(base.name + ".npz"), base.with_name(base.name + ".json")
+    try:
+        data = json.loads(manifest.read_text("utf-8"))
+        with np.load(npz, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
+        certificate = _certificate(data["certificate"])
+        return Explanation(
+            **arrays,
+            layer=data["layer"],
+            rule=data["rule"],
+            certificate=certificate,
+            image_size=tuple(data["image_size"]),
+            grid=tuple(data["grid"]),
+            prefix=data["prefix"],
+            laws=Laws(**data["laws"]) if data["laws"] else None,
+            model=data["model"],
+            weights=data["weights_sha256"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"path={str(path)!r} does not hold a saved explanation ({error}): expected "
+            f"{npz.name} and {manifest.name}, as Explanation.save writes them"
+        ) from None
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _certificate(data: dict[str, Any]) -> Certificate:
+    fixed = {"guarantee": Guarantee(data["guarantee"])}
+    fixed |= {name: tuple(data[name]) for name in ("head", "breaks")}
+    return Certificate(**{**data, **fixed})
+
+
+def _base(path: str | Path) -> Path:
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (".npz", ".json") else path
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    plain = tensor.detach().cpu()
+    half = plain.dtype in (torch.bfloat16, torch.float16)
+    return (plain.float() if half else plain).numpy()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

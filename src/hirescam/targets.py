@@ -1,0 +1,287 @@
+"""What scalar is explained: from a model's output to scores ``(b, t)``."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hirescam.errors import OutputError, TargetError
+
+OutputSelector = str | int | Callable[[Any], Tensor] | None
+"""How to find the logits in what the model returns: a key, an index, a function, or by itself."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The ``k`` highest-scoring classes of each image."""
+
+    k: int
+
+
+@dataclass(frozen=True, init=False)
+class Classes:
+    """The same classes for every image: ``Classes(3, 7)``."""
+
+    classes: tuple[int, ...]
+
+    def __init__(self, *classes: int) -> None:
+        object.__setattr__(self, "classes", classes)
+
+
+@dataclass(frozen=True)
+class AllClasses:
+    """Every class of the model."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Score of class ``a`` less score of class ``b``; without ``b``, less the mean of the others."""
+
+    a: int
+    b: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Sum of one class's logit over a region of a segmentation output.
+
+    ``mask`` is broadcast against the space axes of the output ``(b, c, *space)``.
+    """
+
+    label: int
+    mask: Tensor
+
+
+Scorer = Callable[[Tensor], Tensor]
+Target = (
+    int | Sequence[int] | Tensor | TopK | Classes | AllClasses | Contrast | Region | Scorer | None
+)
+"""Everything that can be asked for; see the user guide."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A target settled for one batch.
+
+    ``index`` holds class indices ``(b, t)``, -1 where the score is not a class's. ``score`` maps an
+    output of the same batch to scores ``(b, t)``; classes that were picked by rank stay picked.
+    """
+
+    index: Tensor
+    score: Scorer
+
+
+def logits_of(output: Any, selector: OutputSelector, batch: int) -> Tensor:
+    """Find the logits in a model's output.
+
+    Args:
+        output: whatever the model returned.
+        selector: key, attribute, index or function; None finds a tensor, ``.logits``, or a single entry.
+        batch: number of images that went in.
+
+    Returns:
+        ``(b, c)`` for classifiers, ``(b, c, *space)`` for dense outputs.
+    """
+    found = _pick(output, selector)
+    if not isinstance(found, Tensor):
+        raise OutputError(
+            f"the model returned {_describe(output)}, which is not one tensor of scores: say which "
+            'part is, for example Explainer(model, output=0) or output="logits"'
+        )
+    if found.ndim == 1 and found.shape[0] == batch:
+        found = found.unsqueeze(1)
+    if found.ndim < 2 or found.shape[0] != batch:
+        raise OutputError(
+            f"the model's output has shape {tuple(found.shape)} for {batch} image(s), expected "
+            "(b, classes): reshape it with output=lambda out: ..., or add the batch axis to images"
+        )
+    if not found.is_floating_point():
+        raise OutputError(
+            f"the model's output is {found.dtype}, expected float scores: explain the logits, "
+            "not the predicted labels"
+        )
+    return found
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise unless every score is a finite number."""
+    finite = torch.isfinite(logits.detach()).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = int((~finite).nonzero()[0])
+        raise OutputError(
+            f"the model's output for images[{bad}] is NaN or infinite: the model overflows on this "
+            "image (in half precision, try float32)"
+        )
+
+
+def _pick(output: Any, selector: OutputSelector) -> Any:
+    if selector is not None:
+        return _select(output, selector)
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return output.logits
+    if isinstance(output, dict):
+        named = [output[key] for key in ("logits", "out") if key in output]
+        return named[0] if named else _only(list(output.values()))
+    return _only(list(output)) if isinstance(output, (tuple, list)) else output
+
+
+def _only(items: list[Any]) -> Any:
+    return items[0] if len(items) == 1 else items
+
+
+def _select(output: Any, selector: str | int | Callable[[Any], Tensor]) -> Any:
+    if callable(selector):
+        return selector(output)
+    try:
+        if isinstance(selector, str) and not isinstance(output, dict):
+            return getattr(output, selector)
+        return output[selector]
+    except (KeyError, IndexError, AttributeError, TypeError):
+        raise OutputError(
+            f"output={selector!r} does not exist in what the model returned: {_describe(output)}"
+        ) from None
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, dict):
+        return f"a dict with the keys {sorted(map(str, output))}"
+    if isinstance(output, (tuple, list)):
+        return f"a {type(output).__name__} of {len(output)} entries"
+    return f"a {type(output).__name__}"
+
+
+def is_class_target(target: Target) -> bool:
+    """Tell whether the score is affine in the logits, so that one certificate serves them all."""
+    return not callable(target)
+
+
+def bind(target: Target, logits: Tensor) -> Bound:
+    """Settle a target for one batch.
+
+    Raises:
+        TargetError: wrong length, a class out of range, or a kind that does not fit the output.
+    """
+    batch, classes = logits.shape[:2]
+    if isinstance(target, Region):
+        return _bind_region(target, logits)
+    if callable(target):
+        return _bind_function(target, logits)
+    if logits.ndim != 2:
+        raise TargetError(
+            f"the model's output has shape {tuple(logits.shape)}, one score per position: use "
+            "target=Region(class, mask) or a function that gives one score per image"
+        )
+    if isinstance(target, Contrast):
+        return _bind_contrast(target, logits)
+    index = _class_index(target, logits.detach())
+    _check_range(index, classes)
+    index = index.expand(batch, -1).contiguous()
+    return Bound(index, lambda output: output.gather(1, index))
+
+
+def _class_index(target: Target, logits: Tensor) -> Tensor:
+    batch, classes = logits.shape
+    device = logits.device
+    if target is None:
+        return logits.argmax(dim=1, keepdim=True)
+    if isinstance(target, AllClasses):
+        return torch.arange(classes, device=device)[None]
+    if isinstance(target, TopK):
+        if not 1 <= target.k <= classes:
+            raise TargetError(f"TopK({target.k}): k must be from 1 to {classes}, the classes there are")
+        return logits.topk(target.k, dim=1).indices
+    if isinstance(target, Classes):
+        if not target.classes:
+            raise TargetError("Classes() is empty: name at least one class")
+        return _as_index(target.classes, device)[None]
+    if isinstance(target, bool):
+        raise TargetError(f"target={target} is a bool: pass a class index")
+    if isinstance(target, int):
+        return torch.tensor([[target]], device=device)
+    return _per_image(_as_index(target, device), batch)
+
+
+def _per_image(index: Tensor, batch: int) -> Tensor:
+    if index.ndim == 0:
+        return index.reshape(1, 1)
+    if index.ndim > 2 or index.shape[0] != batch or 0 in index.shape:
+        raise TargetError(
+            f"target has shape {tuple(index.shape)} for {batch} image(s): give one class for each "
+            "image, (b,) or (b, t); for the same classes on every image use Classes(...)"
+        )
+    return index.unsqueeze(1) if index.ndim == 1 else index
+
+
+def _as_index(values: Any, device: torch.device) -> Tensor:
+    try:
+        index = torch.as_tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TargetError(
+            f"target={values!r} cannot be read: pass an int, a sequence of ints, TopK, Classes, "
+            "AllClasses, Contrast, Region or a function"
+        ) from None
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TargetError(f"target must hold integer class indices, got {index.dtype}: {values!r}")
+    return index.to(torch.int64)
+
+
+def _check_range(index: Tensor, classes: int) -> None:
+    wrong = index[(index < 0) | (index >= classes)]
+    if wrong.numel():
+        raise TargetError(
+            f"target names class {int(wrong[0])}, but the model has {classes} classes: "
+            f"use 0 to {classes - 1}"
+        )
+
+
+def _bind_contrast(target: Contrast, logits: Tensor) -> Bound:
+    batch, classes = logits.shape
+    named = [target.a] if target.b is None else [target.a, target.b]
+    _check_range(_as_index(named, logits.device), classes)
+    if classes < 2:
+        raise TargetError("Contrast needs at least two classes, the model has one score")
+    weight = torch.zeros(classes, dtype=logits.dtype, device=logits.device)
+    if target.b is None:
+        weight -= 1 / (classes - 1)
+    else:
+        weight[target.b] -= 1
+    weight[target.a] = 1 if target.a != target.b else 0
+    index = torch.full((batch, 1), target.a, device=logits.device)
+    return Bound(index, lambda output: (output * weight).sum(dim=1, keepdim=True))
+
+
+def _bind_region(target: Region, logits: Tensor) -> Bound:
+    _check_range(_as_index([target.label], logits.device), logits.shape[1])
+    space = logits.shape[2:]
+    mask = target.mask.to(logits)
+    try:
+        mask = mask.expand(logits.shape[0], *space)
+    except RuntimeError:
+        raise TargetError(
+            f"Region mask has shape {tuple(target.mask.shape)}, expected {tuple(space)} or "
+            f"{(logits.shape[0], *space)}: resize it to the output"
+        ) from None
+    if not space:
+        raise TargetError("Region needs an output (b, c, *space), this model gives one score per class")
+    index = torch.full((logits.shape[0], 1), target.label, device=logits.device)
+    return Bound(index, lambda output: (output[:, target.label] * mask).flatten(1).sum(1, keepdim=True))
+
+
+def _bind_function(target: Scorer, logits: Tensor) -> Bound:
+    def score(output: Tensor) -> Tensor:
+        value = target(output)
+        if not isinstance(value, Tensor) or value.ndim not in (1, 2):
+            raise TargetError(f"the target function must return (b,) or (b, t), got {_describe(value)}")
+        if value.shape[0] != logits.shape[0]:
+            raise TargetError(
+                f"the target function returned shape {tuple(value.shape)} for {logits.shape[0]} "
+                "image(s), expected (b,) or (b, t)"
+            )
+        return value.unsqueeze(1) if value.ndim == 1 else value
+
+    width = score(logits.detach()).shape[1]
+    return Bound(torch.full((logits.shape[0], width), -1, device=logits.device), score)
