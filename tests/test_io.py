@@ -104,9 +104,7 @@ def test_postscript_is_not_handed_to_an_interpreter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "gif", "bmp"])
-def test_truncated_file_is_an_error_and_no_half_picture(
-    tmp_path: Path, ending: str, share: float
-) -> None:
+def test_truncated_file_is_an_error_and_no_half_picture(tmp_path: Path, ending: str, share: float) -> None:
     path = tmp_path / f"a.{ending}"
     scene(200, 150).save(path)
     content = path.read_bytes()
@@ -129,9 +127,7 @@ def test_one_pixel(tmp_path: Path) -> None:
     assert io.read_image(tmp_path / "a.png", min_side=1).size == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("side", "size"), [(60_000, "3,600,000,000"), (10_001, "10001x10001 = 100,020,001")]
-)
+@pytest.mark.parametrize(("side", "size"), [(60_000, "3,600,000,000"), (10_001, "10001x10001 = 100,020,001")])
 def test_bomb_is_refused_by_its_header(tmp_path: Path, side: int, size: str) -> None:
     path = bomb(tmp_path / "a.png", side)
     with warnings.catch_warnings():

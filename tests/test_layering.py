@@ -38,11 +38,7 @@ def lint_imports(parent: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """A copy of the package that may be spoilt."""
-    return Path(
-        shutil.copytree(
-            PACKAGE, tmp_path / "hirescam", ignore=shutil.ignore_patterns("__pycache__")
-        )
-    )
+    return Path(shutil.copytree(PACKAGE, tmp_path / "hirescam", ignore=shutil.ignore_patterns("__pycache__")))
 
 
 def append(path: Path, line: str) -> None:

@@ -341,9 +341,7 @@ def test_labels_file(net: Path, tmp_path: Path, name: str, text: str) -> None:
         ("a.json", b"3", "JSON of type int"),
     ],
 )
-def test_labels_file_that_cannot_be_used(
-    tmp_path: Path, name: str, content: bytes, words: str
-) -> None:
+def test_labels_file_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"labels: .* cannot be used .*{words}"):
         models.read_labels(tmp_path / name)

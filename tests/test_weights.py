@@ -91,9 +91,7 @@ def test_safetensors(tmp_path: Path) -> None:
         (4, "it is a plain pickle of Python objects"),
     ],
 )
-def test_pickle_that_would_run_code_is_refused(
-    tmp_path: Path, protocol: int | None, reason: str
-) -> None:
+def test_pickle_that_would_run_code_is_refused(tmp_path: Path, protocol: int | None, reason: str) -> None:
     trap, path = tmp_path / "trap", tmp_path / "a.pth"
     content = {"conv.weight": Malicious(trap)}
     if protocol is None:

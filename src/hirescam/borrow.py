@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,12 +34,21 @@ def check_model(model: nn.Module) -> None:
             "pass the original Python network"
         )
     for name, module in model.named_modules():
-        if module.training:
+        if module.training and (module is model or _minds_training(module)):
             where = f"its part {name!r}" if name else "the model"
             raise ModelError(
                 f"model must be in evaluation mode, but {where} is in training mode: call "
                 "model.eval() first (it is not done for you, because another thread may be training)"
             )
+
+
+def _minds_training(module: nn.Module) -> bool:
+    """Whether the training flag may change what the module computes (torch's containers do not care)."""
+    mindful = (
+        nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.MultiheadAttention,
+        nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.RNNBase,
+    )  # fmt: skip
+    return isinstance(module, mindful) or not type(module).__module__.startswith("torch.")
 
 
 @contextmanager
@@ -62,32 +71,34 @@ def is_compiled(module: nn.Module) -> bool:
 class Call:
     """The arguments of one forward pass, and which of them is the image.
 
-    ``key`` is None where the inputs are one tensor, else the position or name of the image.
+    ``key`` is None where the inputs are one tensor, else the position or name of the image. ``given`` is the
+    shape of the images as the caller passed them.
     """
 
     inputs: Inputs
     key: int | str | None
+    given: tuple[int, ...]
 
     @property
     def images(self) -> Tensor:
         """The image batch ``(b, c, *space)``."""
         if self.key is None:
             return self.inputs  # type: ignore[return-value]
-        return self.inputs[self.key]  # type: ignore[index,no-any-return]
+        return self.inputs[self.key]  # type: ignore[index]
 
     def replace(self, images: Tensor) -> "Call":
         """Return the same call with other images."""
         if self.key is None:
-            return Call(images, None)
+            return replace(self, inputs=images)
         if isinstance(self.inputs, dict):
-            return Call({**self.inputs, self.key: images}, self.key)  # type: ignore[dict-item]
+            return replace(self, inputs={**self.inputs, self.key: images})  # type: ignore[dict-item]
         items = list(self.inputs)
         items[self.key] = images  # type: ignore[index]
-        return Call(tuple(items), self.key)
+        return replace(self, inputs=tuple(items))
 
     def first(self, count: int) -> "Call":
         """Return the call for the first images alone, where the images are all there is."""
-        return self if self.key is not None else Call(self.images[:count], None)
+        return self if self.key is not None else self.replace(self.images[:count])
 
     def run(self, model: nn.Module) -> Any:
         """Call the model; an error inside it is reported with the shapes that went in."""
@@ -100,7 +111,7 @@ class Call:
 
     def _explain_failure(self, model: nn.Module, error: Exception) -> str:
         reason = str(error).strip().split("\n")[0]
-        shape, dtype = tuple(self.images.shape), str(self.images.dtype).removeprefix("torch.")
+        shape, dtype = self.given, str(self.images.dtype).removeprefix("torch.")
         text = f"the model failed on images of shape {shape} ({dtype}): {reason}"
         conv = next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
         if conv is not None and len(conv.kernel_size) + 1 == len(shape):
@@ -120,9 +131,10 @@ def as_call(images: Inputs) -> Call:
     Raises:
         InputError: no batch, no float image, an integer image, or values that are not finite.
     """
-    call = Call(images, _image_key(images))
-    image = call.images
+    key = _image_key(images)
+    image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index,call-overload]
     _check_image(image)
+    call = Call(images, key, tuple(image.shape))
     return call.replace(image.clone()) if image.is_inference() else call
 
 
@@ -161,6 +173,4 @@ def _check_image(image: Tensor) -> None:
     finite = torch.isfinite(image).flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = int((~finite).nonzero()[0])
-        raise InputError(
-            f"images[{bad}] has values that are NaN or infinite: remove or repair this image"
-        )
+        raise InputError(f"images[{bad}] has values that are NaN or infinite: remove or repair this image")

@@ -291,9 +291,7 @@ def _constant_over_space(gradients: Tensor) -> bool:
     return bool(spread <= 1e-4 * gradients.abs().amax())
 
 
-def _reason(
-    guarantee: Guarantee, breaks: tuple[Op, ...], bypass: bool, doubt: str
-) -> str:
+def _reason(guarantee: Guarantee, breaks: tuple[Op, ...], bypass: bool, doubt: str) -> str:
     if doubt:
         return f"Its graph looks affine, but {doubt}; the weaker verdict stands."
     named = _listed(breaks)

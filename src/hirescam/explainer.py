@@ -91,9 +91,7 @@ class Explainer:
         call = self._begin(images)
         plan = self._plan(call, target)
         hold = chosen.holds and plan.certificate.guarantee is Guarantee.CONDITIONAL
-        request = replace(
-            plan.request, target=target, hold=hold, differentiable=differentiable
-        )
+        request = replace(plan.request, target=target, hold=hold, differentiable=differentiable)
         finished = forward(self.model, call, request)
         return self._explanation(call, plan, chosen, finished, _map(chosen, finished))
 
@@ -183,9 +181,7 @@ class Explainer:
             )
         return seen[0]
 
-    def _explanation(
-        self, call: Call, plan: _Plan, chosen: Rule, finished: Pass, raw: Tensor
-    ) -> Explanation:
+    def _explanation(self, call: Call, plan: _Plan, chosen: Rule, finished: Pass, raw: Tensor) -> Explanation:
         _check_finite(raw)
         layout = finished.layout
         image_size = tuple(call.images.shape[2:])
@@ -208,9 +204,7 @@ class Explainer:
             origin=Origin(self.model, field),
         )
 
-    def _receptive_field(
-        self, call: Call, request: Request, cell: tuple[int, ...] | None
-    ) -> ReceptiveField:
+    def _receptive_field(self, call: Call, request: Request, cell: tuple[int, ...] | None) -> ReceptiveField:
         images = call.images
         size = tuple(images.shape[2:])
 
@@ -242,7 +236,7 @@ def _check_finite(raw: Tensor) -> None:
         )
 
 
-def explain(
+def explain(  # noqa: PLR0913 - the constructor's and the call's arguments, in one place
     model: nn.Module,
     images: Inputs,
     *,

@@ -169,7 +169,7 @@ class Explanation:
         base.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: _numpy(getattr(self, name)) for name in _ARRAYS}
         npz, manifest = base.with_name(base.name + ".npz"), base.with_name(base.name + ".json")
-        np.savez(npz, **arrays)
+        np.savez(npz, allow_pickle=False, **arrays)
         manifest.write_text(json.dumps(self.manifest(), indent=2, ensure_ascii=False) + "\n", "utf-8")
         return npz, manifest
 
@@ -191,7 +191,10 @@ def load(path: str | Path) -> Explanation:
             arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
         certificate = _certificate(data["certificate"])
         return Explanation(
-            **arrays,
+            raw=arrays["raw"],
+            score=arrays["score"],
+            target=arrays["target"],
+            logits=arrays["logits"],
             layer=data["layer"],
             rule=data["rule"],
             certificate=certificate,
@@ -222,9 +225,8 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def _certificate(data: dict[str, Any]) -> Certificate:
-    fixed = {"guarantee": Guarantee(data["guarantee"])}
-    fixed |= {name: tuple(data[name]) for name in ("head", "breaks")}
-    return Certificate(**{**data, **fixed})
+    lists = {name: tuple(data[name]) for name in ("head", "breaks")}
+    return Certificate(**{**data, **lists, "guarantee": Guarantee(data["guarantee"])})
 
 
 def _base(path: str | Path) -> Path:

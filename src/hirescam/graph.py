@@ -29,8 +29,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from hirescam import taps
 from hirescam.borrow import Call, session
 from hirescam.errors import ModelError
-from hirescam.normalisers import HELD
 from hirescam.head import READS, mutates, tensors_in
+from hirescam.normalisers import HELD
 from hirescam.taps import Tap
 
 
@@ -58,14 +58,15 @@ class Op:
 _LINEAR = frozenset(
     """Add Sub Rsub Cat Stack Sum Mean Neg View UnsafeView ReshapeAlias Reshape Transpose T Permute Unsqueeze
     Squeeze Select Slice Index Gather IndexSelect Narrow Split SplitWithSizes UnsafeSplit Unbind Expand Repeat
-    RepeatInterleave Clone ToCopy Copy Alias AsStrided Flip Roll ConstantPadNd ReflectionPad1D ReflectionPad2D
-    ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D UpsampleNearest1D UpsampleNearest2D
-    UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D UpsampleLinear1D
-    UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D UpsampleBilinear2DAa UpsampleBicubic2DAa AvgPool2D
-    AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D PixelShuffle PixelUnshuffle Im2Col
-    Col2Im Cumsum Diagonal Trace Tril Triu MaskedFill MaskedScatter Where IndexAdd IndexPut IndexFill Scatter
-    ScatterAdd SelectScatter SliceScatter DiagonalScatter FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real
-    Imag ChannelShuffle NativeChannelShuffle Fill Zero Detach Contiguous Identity Nansum""".split()
+    RepeatInterleave Clone ToCopy Copy Alias AsStrided Flip Roll ConstantPadNd ReflectionPad1D
+    ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D UpsampleNearest1D
+    UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D
+    UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D
+    UpsampleBilinear2DAa UpsampleBicubic2DAa AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D
+    MkldnnAdaptiveAvgPool2D PixelShuffle PixelUnshuffle Im2Col Col2Im Cumsum Diagonal Trace Tril Triu
+    MaskedFill MaskedScatter Where IndexAdd IndexPut IndexFill Scatter ScatterAdd SelectScatter SliceScatter
+    DiagonalScatter FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag NativeChannelShuffle Fill
+    Zero Nansum""".split()  # noqa: SIM905
 )
 # Linear in each operand alone: affine where just one of these inputs depends on the layer.
 _BILINEAR: dict[str, tuple[int, ...]] = {
@@ -80,16 +81,16 @@ _FIRST_ONLY = frozenset({"Div", "GridSampler2D", "GridSampler3D", "NativeBatchNo
                          "MiopenBatchNorm"})  # fmt: skip
 _PIECEWISE = frozenset(
     """Relu LeakyRelu Hardtanh Threshold Clamp ClampMin ClampMax MaxPool1D MaxPool2DWithIndices
-    MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnMaxPool2D MkldnnMaxPool3D QuantizedMaxPool2D
-    FractionalMaxPool2D FractionalMaxPool3D Maximum Minimum Max Min Amax Amin Abs Topk Sort Median Nanmedian
-    Kthvalue Hardshrink Softshrink Hardsigmoid RreluWithNoise""".split()
+    MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnMaxPool2D MkldnnMaxPool3D
+    FractionalMaxPool2D FractionalMaxPool3D Maximum Minimum Max Min Amax Amin Abs Topk Sort Median
+    Nanmedian Kthvalue Hardshrink Softshrink Hardsigmoid RreluWithNoise""".split()  # noqa: SIM905
 )
 _PIECEWISE_FIRST_ONLY = frozenset({"Prelu", "PreluKernel"})
 _NORMALISING = frozenset({"NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm", "RmsNorm"})
 
 _SHAPE_ONLY = frozenset(
-    "new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like "
-    "randn_like randint_like requires_grad_ register_hook retain_grad grad_fn".split()
+    """new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like
+    randn_like randint_like requires_grad_ register_hook retain_grad grad_fn""".split()  # noqa: SIM905
 )
 _READABLE = {
     "Addmm": "linear", "Mm": "linear", "UnsafeView": "reshape", "View": "reshape", "ReshapeAlias": "reshape",
@@ -252,7 +253,8 @@ def read(model: nn.Module, call: Call, scores: Scores) -> Graph:
                 + watch.loose_reason(logits)
             )
         start, end = value_of(score), value_of(image)
-        assert start is not None and end is not None
+        assert start is not None
+        assert end is not None
         ops, cuts, head_of = _walk(start, end, watch.origins, watch.normalised)
     return Graph(
         tuple(watch.sightings), ops, cuts, tuple(watch.hidden), logits.detach(),
@@ -292,9 +294,7 @@ class _Watch:
     def _on_output(self, path: str, output: Any) -> None:
         self._see(self.counts.module(path), tensors_in(output)[:1])
 
-    def _on_call(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
         if name == "_set_grad_enabled":
             return None
@@ -370,9 +370,7 @@ def _walk(
     """
     inputs = _dependent_inputs(start[0], end[0])
     if start[0] not in inputs:
-        raise ModelError(
-            "the model's output does not depend on images: its forward ignores or detaches them"
-        )
+        raise ModelError("the model's output does not depend on images: its forward ignores or detaches them")
     order = _topological(start, inputs)
 
     def op(node: Node) -> Op:
@@ -437,9 +435,7 @@ def _dependent_inputs(start: Node, end: Node) -> dict[Node, list[tuple[int, Valu
     }
 
 
-def _topological(
-    start: Value, inputs: dict[Node, list[tuple[int, Value]]]
-) -> list[Value]:
+def _topological(start: Value, inputs: dict[Node, list[tuple[int, Value]]]) -> list[Value]:
     """Order the values so that each comes after everything computed from it."""
     waiting: dict[Value, int] = {}
     seen = {start}

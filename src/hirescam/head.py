@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.utils import _pytree as pytree
 
 READS = frozenset(
-    "__bool__ __int__ __float__ __complex__ __index__ __contains__ __array__ item tolist numpy equal "
-    "allclose is_nonzero nonzero unique masked_select".split()
+    """__bool__ __int__ __float__ __complex__ __index__ __contains__ __array__ item tolist numpy equal
+    allclose is_nonzero nonzero unique masked_select""".split()  # noqa: SIM905
 )
 """Functions through which Python control flow, or the shape of a result, comes to depend on a value."""
 
@@ -62,9 +63,7 @@ class Head:
         """Whether running the list again stands for running the network again."""
         return self._result is not None and not self.reads and not self.opaque
 
-    def call(
-        self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def call(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function and note it."""
         inputs = tensors_in((args, kwargs))
         if name in READS and any(self._is_derived(tensor) for tensor in inputs):
@@ -144,11 +143,11 @@ def batched(head: Callable[[Tensor], Tensor], many: Tensor) -> Tensor:
 @contextmanager
 def _quiet_vmap() -> Iterator[None]:
     """Ops without a batching rule run one by one; that is right, and no news to the user."""
-    torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+    _functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch._C._functorch._set_vmap_fallback_warning_enabled(True)
+        _functorch._set_vmap_fallback_warning_enabled(True)  # type: ignore[attr-defined]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

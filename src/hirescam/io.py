@@ -74,8 +74,7 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
     """
     if isinstance(paths, (str, Path)) or not paths:
         raise InputError(
-            f"paths: got {paths!r}, expected a list of files and folders; "
-            "put at least one path into a list"
+            f"paths: got {paths!r}, expected a list of files and folders; put at least one path into a list"
         )
     found = list(dict.fromkeys(file for path in paths for file in _expanded(Path(path))))
     if found:
@@ -218,9 +217,7 @@ def _check_range(image: Image.Image, path: Path) -> None:
 
 def _is_16_bit(image: Image.Image) -> bool:
     """Tell 16-bit grey, which Pillow also opens as 32-bit from formats that have no 32 bits."""
-    return image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format in _SCALED_TO_16_BITS
-    )
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SCALED_TO_16_BITS)
 
 
 def _decoded(image: Image.Image, path: Path) -> Image.Image:
@@ -262,9 +259,7 @@ def _first_number(error: Exception) -> str:
 
 def _undecodable(path: Path, error: Exception) -> ImageFileError:
     reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return ImageFileError(
-        f"{str(path)!r} is truncated or damaged ({reason}); copy it again or save it anew"
-    )
+    return ImageFileError(f"{str(path)!r} is truncated or damaged ({reason}); copy it again or save it anew")
 
 
 def _expanded(path: Path) -> Iterator[Path]:

@@ -95,8 +95,12 @@ def _grid_of(count: int, image: tuple[int, ...]) -> tuple[int, ...] | None:
         if row < 1 or count % row:
             continue
         column = count // row
-        if row <= height and column <= width and height % row == 0 and width % column == 0 and (
-            height // row == width // column
+        if (
+            row <= height
+            and column <= width
+            and height % row == 0
+            and width % column == 0
+            and (height // row == width // column)
         ):
             return (row, column)
     return None

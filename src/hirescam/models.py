@@ -136,9 +136,7 @@ def resolve(
         InputError: The labels cannot be read, or ``image_size`` is not positive.
     """
     if image_size is not None and image_size < 1:
-        raise InputError(
-            f"image_size: got {image_size!r}, expected at least 1; leave it out or 224"
-        )
+        raise InputError(f"image_size: got {image_size!r}, expected at least 1; leave it out or 224")
     names = None if labels is None else read_labels(labels)
     model = _built(spec, weights, image_size)
     model.module.eval()
@@ -214,9 +212,7 @@ def _built(spec: str, weights: Path | None, image_size: int | None) -> Model:
 
 def _lite0(weights: Path | None, image_size: int | None) -> Model:
     side = image_size or lite0.SIDE
-    preset = _sized(
-        Preset(mean=(lite0.MEAN,) * 3, std=(lite0.STD,) * 3, resample="bicubic"), (side, side)
-    )
+    preset = _sized(Preset(mean=(lite0.MEAN,) * 3, std=(lite0.STD,) * 3, resample="bicubic"), (side, side))
     origin = _file_origin(weights) or f"package {lite0.DISTRIBUTION}"
     return _picture_model(lite0.load(weights), "lite0", preset, _imagenet_labels(), origin)
 
@@ -288,9 +284,7 @@ def _torchvision_preset(transforms: Any) -> Preset:
 def _timm(name: str, weights: Path | None, image_size: int | None) -> Model:
     timm = _extra("timm")
     if not timm.is_model(name):
-        raise SpecError(
-            f"spec: timm has no network {name!r}; {_did_you_mean(name, timm.list_models())}"
-        )
+        raise SpecError(f"spec: timm has no network {name!r}; {_did_you_mean(name, timm.list_models())}")
     options = _timm_options(timm, name, image_size)
     module, _ = _with_weights(
         lambda classes: _timm_network(timm, name, {**options, **_classes(classes)}), weights
@@ -446,8 +440,7 @@ def _check_takes_nothing(factory: Callable[..., object], spec: str) -> None:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise SpecError(
-            f"spec: the factory {spec!r} needs arguments ({error}); "
-            "wrap it in a function that takes none"
+            f"spec: the factory {spec!r} needs arguments ({error}); wrap it in a function that takes none"
         ) from None
     except ValueError:
         return  # built-in callables have no signature to look at
@@ -639,9 +632,7 @@ def _unknown(spec: str) -> SpecError:
         return SpecError(
             f"spec: {spec!r} does not say what makes the model; add its name, as in {spec}:build"
         )
-    return SpecError(
-        f"spec: {spec!r} is not known; {_known_elsewhere(spec) or f'expected {FORMS}'}"
-    )
+    return SpecError(f"spec: {spec!r} is not known; {_known_elsewhere(spec) or f'expected {FORMS}'}")
 
 
 def _known_elsewhere(spec: str) -> str | None:

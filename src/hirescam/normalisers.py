@@ -44,7 +44,7 @@ def group_norm(
     return held
 
 
-def instance_norm(
+def instance_norm(  # noqa: PLR0913 - the signature of its namesake
     input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
@@ -58,9 +58,7 @@ def instance_norm(
     axes = tuple(range(2, input.ndim))
     if use_input_stats or running_var is None or running_mean is None:
         divisor = (input.var(axes, unbiased=False, keepdim=True) + eps).sqrt()
-        return lambda x: _affine(
-            (x - x.mean(axes, keepdim=True)) / divisor, *_per_channel(x, weight, bias)
-        )
+        return lambda x: _affine((x - x.mean(axes, keepdim=True)) / divisor, *_per_channel(x, weight, bias))
     shape = (1, -1, *[1] * (input.ndim - 2))
     mean, fixed = running_mean.view(shape), (running_var.view(shape) + eps).sqrt()
     return lambda x: _affine((x - mean) / fixed, *_per_channel(x, weight, bias))

@@ -37,25 +37,23 @@ def draw(
         ]
     if maps.ndim == 5:
         return [
-            [_slices(row, image, opacity) for row in rows]
-            for rows, image in zip(maps, images, strict=True)
+            [_slices(row, image, opacity) for row in rows] for rows, image in zip(maps, images, strict=True)
         ]
     pictures = [_picture(image) for image in images]
     return [
-        [blend(picture, row, opacity) for row in rows]
-        for rows, picture in zip(maps, pictures, strict=True)
+        [blend(picture, row, opacity) for row in rows] for rows, picture in zip(maps, pictures, strict=True)
     ]
 
 
 def blend(picture: Image.Image, values: Array, opacity: float = 0.75) -> Image.Image:
     """Colour a picture by one map ``(h, w)`` within [-1, 1]; strength is opacity, sign is colour."""
     if values.shape != (picture.height, picture.width):
-        scaled = Image.fromarray(values.astype(np.float32), mode=None)
+        scaled = Image.fromarray(values.astype(np.float32))
         values = np.asarray(scaled.resize(picture.size, Image.Resampling.BILINEAR))
     base = np.asarray(picture.convert("RGB"), dtype=np.float32)
     base = base.mean(axis=2, keepdims=True) * 0.55 + base * 0.25 + 51
     strength = np.clip(np.abs(values), 0, 1)[..., None] * opacity
-    colour = np.where(values[..., None] >= 0, np.float32(POSITIVE), np.float32(NEGATIVE))
+    colour = np.where(values[..., None] >= 0, np.array(POSITIVE), np.array(NEGATIVE))
     mixed = base * (1 - strength) + colour * strength
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
@@ -90,7 +88,8 @@ def _slices(values: Array, image: Any, opacity: float) -> Image.Image:
 
 
 def _signal(image: Any) -> Array:
-    return np.asarray(image.detach().float().cpu())[0]
+    samples: Array = image.detach().float().cpu().numpy()[0]
+    return samples
 
 
 def _strip(values: Array, signal: Array, opacity: float) -> Image.Image:

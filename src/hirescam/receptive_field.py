@@ -67,7 +67,7 @@ def receptive_field(
     starts = _bisect(reached, image, cell, from_start=True)
     ends = _bisect(reached, image, cell, from_start=False)
     box = tuple((start, size - end) for start, end, size in zip(starts, ends, image, strict=True))
-    return ReceptiveField(cell, box, tuple(image), _sees_everything(reached, image, grid))
+    return ReceptiveField(cell, box, tuple(image), _sees_everything(reached, image))
 
 
 def _bisect(
@@ -77,10 +77,8 @@ def _bisect(
     low, high = [0] * len(image), list(image)
     while any(h - k > 1 for k, h in zip(low, high, strict=True)):
         middle = [(k + h) // 2 for k, h in zip(low, high, strict=True)]
-        images = torch.stack(
-            [_slab(image, axis, count, from_start) for axis, count in enumerate(middle)]
-        )
-        noticed = reached(images)[(slice(None), *cell)].tolist()
+        images = torch.stack([_slab(image, axis, count, from_start) for axis, count in enumerate(middle)])
+        noticed = [bool(found[cell]) for found in reached(images)]
         for axis, hit in enumerate(noticed):
             if hit:
                 high[axis] = middle[axis]
@@ -96,9 +94,9 @@ def _slab(image: tuple[int, ...], axis: int, count: int, from_start: bool) -> Te
     return slab
 
 
-def _sees_everything(reached: Reached, image: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+def _sees_everything(reached: Reached, image: tuple[int, ...]) -> bool:
     first, last = torch.zeros(image), torch.zeros(image)
     first[(0,) * len(image)] = float("nan")
     last[(-1,) * len(image)] = float("nan")
-    hit = reached(torch.stack([first, last]))
-    return bool(hit[(0, *(-1 for _ in grid))] and hit[(1, *(0 for _ in grid))])
+    from_first, from_last = reached(torch.stack([first, last])).flatten(1)
+    return bool(from_first[-1] and from_last[0])

@@ -122,9 +122,7 @@ def _depth(tap: Tap) -> tuple[int, bool]:
     return (tap.module.count(".") + 1 if tap.module else 0) + bool(tap.function), bool(tap.function)
 
 
-def _layout(
-    sighting: Sighting, image: tuple[int, ...], grid: tuple[int, ...] | None
-) -> Layout | None:
+def _layout(sighting: Sighting, image: tuple[int, ...], grid: tuple[int, ...] | None) -> Layout | None:
     try:
         return infer(sighting.shape, image, grid=grid)
     except LayerError:

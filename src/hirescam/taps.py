@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hirescam.errors import LayerError
@@ -81,9 +81,9 @@ def find(model: nn.Module, layer: "str | nn.Module | Tap") -> Tap:
 
 
 def _path_of(model: nn.Module, layer: nn.Module) -> str:
-    for name, module in model.named_modules():
-        if module is layer and name:
-            return name
+    path = paths(model).get(id(layer), "")
+    if path:
+        return path
     raise LayerError(
         f"layer is a {type(layer).__name__} that is not a part of this {type(model).__name__}: "
         "pass a module of the same model, or its name"
@@ -146,10 +146,11 @@ class Calls(TorchFunctionMode):
 
 def function_name(func: Callable[..., Any]) -> str:
     """The bare name of a torch function: ``relu``, ``add_``; ``shape`` for a property."""
-    name = getattr(func, "__name__", "")
+    name = str(getattr(func, "__name__", ""))
     if name in ("__get__", "__set__"):
         return str(getattr(getattr(func, "__self__", None), "__name__", name))
-    return name.split(".")[0] if isinstance(func, torch._ops.OpOverload) else name
+    overload = isinstance(func, torch._ops.OpOverload)
+    return name.split(".")[0] if overload else name
 
 
 def caller() -> nn.Module | None:

@@ -55,9 +55,7 @@ class Region:
 
 
 Scorer = Callable[[Tensor], Tensor]
-Target = (
-    int | Sequence[int] | Tensor | TopK | Classes | AllClasses | Contrast | Region | Scorer | None
-)
+Target = int | Sequence[int] | Tensor | TopK | Classes | AllClasses | Contrast | Region | Scorer | None
 """Everything that can be asked for; see the user guide."""
 
 
@@ -233,8 +231,7 @@ def _check_range(index: Tensor, classes: int) -> None:
     wrong = index[(index < 0) | (index >= classes)]
     if wrong.numel():
         raise TargetError(
-            f"target names class {int(wrong[0])}, but the model has {classes} classes: "
-            f"use 0 to {classes - 1}"
+            f"target names class {int(wrong[0])}, but the model has {classes} classes: use 0 to {classes - 1}"
         )
 
 
@@ -274,12 +271,11 @@ def _bind_region(target: Region, logits: Tensor) -> Bound:
 def _bind_function(target: Scorer, logits: Tensor) -> Bound:
     def score(output: Tensor) -> Tensor:
         value = target(output)
-        if not isinstance(value, Tensor) or value.ndim not in (1, 2):
-            raise TargetError(f"the target function must return (b,) or (b, t), got {_describe(value)}")
-        if value.shape[0] != logits.shape[0]:
+        shape = tuple(getattr(value, "shape", ()))
+        if len(shape) not in (1, 2) or shape[0] != logits.shape[0]:
             raise TargetError(
-                f"the target function returned shape {tuple(value.shape)} for {logits.shape[0]} "
-                "image(s), expected (b,) or (b, t)"
+                f"the target function returned {_describe(value)} of shape {shape} for "
+                f"{logits.shape[0]} image(s), expected a tensor (b,) or (b, t)"
             )
         return value.unsqueeze(1) if value.ndim == 1 else value
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from hirescam import taps, targets
 from hirescam.borrow import Call, session
-from hirescam.errors import LayerError, ModelError
+from hirescam.errors import LayerError
 from hirescam.graph import without_inference
 from hirescam.head import Head, batched, chunks, tensors_in
 from hirescam.layout import Layout, infer
@@ -274,16 +274,14 @@ def _disconnected(tap: Tap) -> str:
 def _canonical(gradients: Tensor, layout: Layout) -> Tensor:
     """From ``(t, b, ...)`` in the layer's own shape to ``(b, t, k, *space)``."""
     count, batch = gradients.shape[:2]
-    read = layout.read(_widen(gradients).flatten(0, 1)).unflatten(0, (count, batch))
+    read: Tensor = layout.read(_widen(gradients).flatten(0, 1)).unflatten(0, (count, batch))
     return read.transpose(0, 1)
 
 
 class _Cut:
     """Watches one forward pass for the tap and takes over from there."""
 
-    def __init__(
-        self, model: nn.Module, request: Request, replacement: Tensor | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, request: Request, replacement: Tensor | None = None) -> None:
         self._model = model
         self._request = request
         self._replacement = replacement
@@ -318,9 +316,7 @@ class _Cut:
         seen = self._counts.module(path)
         return self._take(output) if self._matches(seen) else None
 
-    def _on_call(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
         if self._head is None:
             result = func(*args, **kwargs)

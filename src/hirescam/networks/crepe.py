@@ -106,8 +106,7 @@ def normalise(samples: Tensor) -> Tensor:
     deviation = centred.std(dim=-1, keepdim=True)
     if not bool((deviation > 0).all()) or not bool(deviation.isfinite().all()):
         raise InputError(
-            "samples: the sound is silent or holds NaN or infinity, expected a wave; "
-            "leave such frames out"
+            "samples: the sound is silent or holds NaN or infinity, expected a wave; leave such frames out"
         )
     return centred / deviation
 

@@ -108,9 +108,7 @@ def _load() -> tuple[Tensor, Tensor]:
     return images, torch.as_tensor(data.target, dtype=torch.int64)
 
 
-def _shuffled(
-    images: Tensor, labels: Tensor, *, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _shuffled(images: Tensor, labels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(labels), generator=generator)
     return images[order], labels[order]
 

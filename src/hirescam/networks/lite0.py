@@ -131,9 +131,7 @@ def load(weights: Path | None = None) -> Lite0:
     return network.eval()
 
 
-def _conv(
-    entering: int, leaving: int, *, kernel: int = 1, stride: int = 1, groups: int = 1
-) -> nn.Conv2d:
+def _conv(entering: int, leaving: int, *, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     if stride == 2:
         return HalvingConv(entering, leaving, kernel, stride=2, groups=groups, bias=False)
     return nn.Conv2d(entering, leaving, kernel, padding=kernel // 2, groups=groups, bias=False)
