@@ -132,7 +132,7 @@ def as_call(images: Inputs) -> Call:
         InputError: no batch, no float image, an integer image, or values that are not finite.
     """
     key = _image_key(images)
-    image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index,call-overload]
+    image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index]
     _check_image(image)
     call = Call(images, key, tuple(image.shape))
     return call.replace(image.clone()) if image.is_inference() else call

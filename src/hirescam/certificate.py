@@ -21,6 +21,7 @@ from hirescam.trace import Request, Trace, forward, run_from
 _MOST_CELLS = 64
 _TINY = 1e-30
 _ROUNDING = 64
+_SELECTION = frozenset({"gather", "select", "index", "reshape", "unsqueeze", "squeeze", "slice", "expand"})
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
@@ -97,7 +98,7 @@ class Certificate:
     @property
     def single_token(self) -> bool:
         """Whether one location gets all the credit."""
-        return self.positions <= 1 < self.locations
+        return self.positions == 1 < self.locations
 
     def __str__(self) -> str:
         return " ".join(part for part in self._sentences() if part)
@@ -247,8 +248,7 @@ def certify_tap(
     names = tuple(str(op) for op in breaks)
     connected = finished.connected()
     positions, locations = int(connected.sum()), connected.numel()
-    single = positions <= 1 < locations
-    advice = _advice(guarantee, breaks, bypass, single, doubt)
+    advice = _advice(guarantee, head, bypass, positions == 1 < locations, doubt)
     return Certificate(
         guarantee=guarantee,
         layer=request.tap.name,
@@ -268,10 +268,10 @@ def certify_tap(
 def _doubt(graph: Graph, traced: Trace, laws: Laws, hidden_bypass: bool) -> str:
     """Why the probes contradict a structure that looks exact, or ``""``."""
     tolerance = tolerance_of(traced.logits.dtype)
-    if hidden_bypass:
-        return "the score changes with the image although this layer's output is held"
     if not _same(graph.logits, traced.logits, tolerance):
         return "the model gives different outputs for the same images (it draws random numbers?)"
+    if hidden_bypass:
+        return "the score changes with the image although this layer's output is held"
     affinity = affinity_error(traced)
     if affinity > tolerance:
         return f"a probe finds the head not affine (error {affinity:.1e}) although its graph is"
@@ -310,8 +310,14 @@ def _listed(breaks: tuple[Op, ...], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def _ends_in_probabilities(head: tuple[Op, ...]) -> bool:
+    """Whether a softmax or sigmoid is the last thing that the model does to its scores."""
+    ends = [op.name for op in head if op.name not in _SELECTION]
+    return bool(ends) and ends[-1] in ("softmax", "log_softmax", "sigmoid", "log_sigmoid")
+
+
 def _advice(
-    guarantee: Guarantee, breaks: tuple[Op, ...], bypass: bool, single_token: bool, doubt: str
+    guarantee: Guarantee, head: tuple[Op, ...], bypass: bool, single_token: bool, doubt: str
 ) -> str:
     if doubt:
         return "Advice: make the head deterministic and free of detach() and branches on values."
@@ -322,9 +328,11 @@ def _advice(
         )
     if guarantee in (Guarantee.EXACT, Guarantee.CONDITIONAL):
         return ""
-    names = {op.name for op in breaks}
-    if names & {"softmax", "log_softmax", "sigmoid"} and len(names) <= 2:
-        return "Advice: explain the logits: select them with output=... or leave out the last softmax."
+    if _ends_in_probabilities(head):
+        return (
+            "Advice: explain the logits, not probabilities: select them with output=..., or leave out the "
+            "last softmax or sigmoid."
+        )
     if bypass:
         return "Advice: choose a layer after the paths have joined; hirescam.layers() lists them."
     if guarantee is Guarantee.LOCAL:

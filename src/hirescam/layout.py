@@ -7,7 +7,8 @@ from torch import Tensor
 
 from hirescam.errors import LayerError
 
-_MOST_PREFIX_TOKENS = 8
+_PREFIXES = (0, 1, 2, 4, 5)  # none, class, class and distillation, four registers, class and registers
+_FEWEST_CELLS_AFTER_PREFIX = 9  # with fewer, almost any number of tokens could be read as a grid
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ def _aspect_error(space: tuple[int, ...], image: tuple[int, ...]) -> float:
 
 def _tokens(inner: tuple[int, ...], image: tuple[int, ...]) -> Layout | None:
     for axis, count in enumerate(inner):
-        for prefix in range(_MOST_PREFIX_TOKENS + 1):
+        for prefix in _PREFIXES:
             grid = _grid_of(count - prefix, image)
-            if grid is not None:
+            if grid is not None and (prefix == 0 or prod(grid) >= _FEWEST_CELLS_AFTER_PREFIX):
                 space = grid if prefix == 0 else (count,)
                 return Layout(2 - axis, space, grid, prefix)
     return None
@@ -114,7 +115,7 @@ def _with_grid(inner: tuple[int, ...], grid: tuple[int, ...]) -> Layout:
     if len(inner) == 2:
         for axis, count in enumerate(inner):
             prefix = count - prod(grid)
-            if 0 <= prefix <= _MOST_PREFIX_TOKENS:
+            if 0 <= prefix <= max(_PREFIXES):
                 return Layout(2 - axis, grid if prefix == 0 else (count,), grid, prefix)
     raise LayerError(
         f"grid={grid} does not fit this layer's output of shape (b, {', '.join(map(str, inner))}): "
