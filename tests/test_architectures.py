@@ -174,5 +174,5 @@ def test_a_grid_that_cannot_be_seen_must_be_given() -> None:
         hirescam.explain(model, x, layer="order")
     result = hirescam.explain(model, x, layer="order", grid=(2, 3))
     assert result.raw.shape == (1, 1, 2, 3)
-    with pytest.raises(hirescam.LayerError, match=r"grid=\(4, 4\) does not fit"):
-        hirescam.explain(model, x, layer="order", grid=(4, 4))
+    with pytest.raises(hirescam.LayerError, match=r"grid=\(5, 5\) does not fit"):
+        hirescam.explain(model, x, layer="order", grid=(5, 5))

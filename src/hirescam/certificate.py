@@ -316,9 +316,7 @@ def _ends_in_probabilities(head: tuple[Op, ...]) -> bool:
     return bool(ends) and ends[-1] in ("softmax", "log_softmax", "sigmoid", "log_sigmoid")
 
 
-def _advice(
-    guarantee: Guarantee, head: tuple[Op, ...], bypass: bool, single_token: bool, doubt: str
-) -> str:
+def _advice(guarantee: Guarantee, head: tuple[Op, ...], bypass: bool, single_token: bool, doubt: str) -> str:
     if doubt:
         return "Advice: make the head deterministic and free of detach() and branches on values."
     if single_token:

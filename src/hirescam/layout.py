@@ -77,12 +77,12 @@ def _aspect_error(space: tuple[int, ...], image: tuple[int, ...]) -> float:
 
 
 def _tokens(inner: tuple[int, ...], image: tuple[int, ...]) -> Layout | None:
-    for axis, count in enumerate(inner):
-        for prefix in _PREFIXES:
-            grid = _grid_of(count - prefix, image)
-            if grid is not None and (prefix == 0 or prod(grid) >= _FEWEST_CELLS_AFTER_PREFIX):
-                space = grid if prefix == 0 else (count,)
-                return Layout(2 - axis, space, grid, prefix)
+    """Tokens before channels; the other way round the caller has to say so, as channels look like grids."""
+    count = inner[0]
+    for prefix in _PREFIXES:
+        grid = _grid_of(count - prefix, image)
+        if grid is not None and (prefix == 0 or prod(grid) >= _FEWEST_CELLS_AFTER_PREFIX):
+            return Layout(2, grid if prefix == 0 else (count,), grid, prefix)
     return None
 
 

@@ -146,9 +146,7 @@ def explain_files(
     return session.finish(tuple(done))
 
 
-def compare_file(
-    model: Model, path: Path, *, rules: Sequence[str], wish: Wish, out: Path
-) -> CompareReport:
+def compare_file(model: Model, path: Path, *, rules: Sequence[str], wish: Wish, out: Path) -> CompareReport:
     """Explain one picture with several rules and write ``compare.html``, ``.png`` and ``.json``.
 
     A rule that does not apply to the model is reported in its column.
@@ -181,12 +179,16 @@ def remarks(results: dict[str, Explanation]) -> tuple[str, ...]:
     if all(gap <= SAME for gap in gaps.values()):
         largest = pages.error(max(gaps.values()))
         why = (
-            "The head averages over places before its linear layer, so the gradient is the same everywhere and "
+            "The head averages over places before its linear layer, so the gradient is the same everywhere "
+            "and "
             "averaging it changes nothing."
             if first.certificate.same_as_gradcam
             else "On this picture the rules happen to agree."
         )
-        return (f"{_listed(names)} give the same map: they differ by at most {largest} of the largest value. {why}",)
+        return (
+            f"{_listed(names)} give the same map: they differ by at most {largest} of the largest value. "
+            f"{why}",
+        )
     return tuple(_remark(names[0], name, first, results[name]) for name in names[1:])
 
 
@@ -200,7 +202,7 @@ def run_of(model: Model, result: Explanation, *, wish: Wish, measured: Laws | No
         guarantee=str(result.certificate.guarantee),
         verdict=str(result.certificate),
         measured=laws_of(measured) if measured else certified_laws(result.certificate),
-        measured_on="the first picture" if measured else "the pictures that were certified first",
+        measured_on="the first picture" if measured else "the first pictures",
         field=field_of(result),
         sign=wish.sign,
         smooth=wish.resample == "bilinear",
@@ -211,7 +213,7 @@ def map_of(
     result: Explanation, title: str, *, image: int = 0, target: int = 0, note: str = "", blind: float = 1.0
 ) -> pages.Map:
     """Take one map out of a result, as rows of numbers; a signal's map is a single row."""
-    grid = result.on_grid()[image, target].detach().double().cpu()
+    grid = result.on_grid[image, target].detach().double().cpu()
     rows = grid[None] if grid.ndim == 1 else grid
     return pages.Map(
         title=title,
@@ -259,13 +261,17 @@ def class_index(model: Model, word: str) -> int:
     if re.fullmatch(r"[+-]?\d+", word.strip()):
         return int(word)
     if model.labels is None:
-        raise TargetError(f"target={word!r}: {model.name} has no class names; give a number, or names with --labels")
+        raise TargetError(
+            f"target={word!r}: {model.name} has no class names; give a number, or names with --labels"
+        )
     wanted = _plain_label(word)
     found = [index for index, label in enumerate(model.labels) if _plain_label(label) == wanted]
     if len(found) == 1:
         return found[0]
     if found:
-        raise TargetError(f"target={word!r} names the classes {', '.join(map(str, found))}: give one of the numbers")
+        raise TargetError(
+            f"target={word!r} names the classes {', '.join(map(str, found))}: give one of the numbers"
+        )
     close = get_close_matches(wanted, [_plain_label(label) for label in model.labels], n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "give its number"
     raise TargetError(f"target={word!r} is no class of {model.name}: {hint}")
@@ -292,7 +298,8 @@ def check_pictures(model: Model) -> None:
     """
     if len(model.input_shape) != 3:
         raise InputError(
-            f"model={model.name!r} takes inputs of shape {model.input_shape}, and this command reads pictures "
+            f"model={model.name!r} takes inputs of shape {model.input_shape}, and this command reads "
+            "pictures "
             "(PNG, JPEG, TIFF, WebP ...): explain tensors from Python with hirescam.explain(model, tensor); "
             "'hirescam layers' and 'hirescam certify' work with any model"
         )
@@ -434,7 +441,7 @@ class _Session:
         overlays = result.overlay(
             [job.picture for job in jobs], sign=self.wish.sign, resample=self.wish.resample
         )
-        return [self._write(job, _only(result, row), overlays[row]) for row, job in enumerate(jobs)]
+        return [self._write(job, only(result, row), overlays[row]) for row, job in enumerate(jobs)]
 
     def _explain(self, images: Tensor) -> Explanation:
         rule, target = self.wish.rule, self.wish.target
@@ -447,10 +454,7 @@ class _Session:
         if self.run is None:
             self.certificate = result.certificate
             self.weights = hash_weights(self.model.module)
-            self.run = run_of(self.model, result, wish=self.wish, measured=self._laws(result))
-
-    def _laws(self, result: Explanation) -> Laws | None:
-        return result.laws
+            self.run = run_of(self.model, result, wish=self.wish, measured=result.laws)
 
     def _write(self, job: Job, result: Explanation, overlays: list[Image.Image]) -> Done:
         result = replace(result, weights=self.weights, origin=None)
@@ -472,7 +476,8 @@ class _Session:
             result.save(self.out / "maps" / f"{job.name}.npz")
         except OSError as error:
             raise InputError(
-                f"path: cannot write {str(self.out / 'maps')!r} ({error.strerror or error}); choose a place that "
+                f"path: cannot write {str(self.out / 'maps')!r} ({error.strerror or error}); choose a place "
+                "that "
                 "can be written to with --out"
             ) from error
 
@@ -496,8 +501,8 @@ class _Session:
         }
 
 
-def _only(result: Explanation, row: int) -> Explanation:
-    """The part of a result that is about one image."""
+def only(result: Explanation, row: int) -> Explanation:
+    """Take the part of a result that is about one image."""
     part = slice(row, row + 1)
     return replace(
         result,
@@ -512,7 +517,14 @@ def _record(
     job: Job, result: Explanation, *, maps: Sequence[pages.Map], overlays: Sequence[str]
 ) -> dict[str, Any]:
     targets = [
-        {"class": index, "label": one.title, "score": one.score, "sum": one.total, "offset": one.offset, "overlay": name}
+        {
+            "class": index,
+            "label": one.title,
+            "score": one.score,
+            "sum": one.total,
+            "offset": one.offset,
+            "overlay": name,
+        }
         for index, one, name in zip(result.target[0].tolist(), maps, overlays, strict=True)
     ]
     return {
@@ -535,18 +547,14 @@ class _Shown:
     wish: Wish
 
 
-def _attempt(
-    explainer: Explainer, images: Tensor, rule: str, target: Target
-) -> Explanation | RuleError:
+def _attempt(explainer: Explainer, images: Tensor, rule: str, target: Target) -> Explanation | RuleError:
     try:
         return explainer.compare(images, rules=(rule,), target=target)[rule]
     except RuleError as error:
         return error
 
 
-def _column(
-    model: Model, rule: str, summary: str, result: Explanation | RuleError
-) -> pages.Column:
+def _column(model: Model, rule: str, summary: str, result: Explanation | RuleError) -> pages.Column:
     if isinstance(result, RuleError):
         return pages.Column(rule, summary, error=str(result))
     labels = [model.label(index) for index in result.target[0].tolist()]
@@ -613,11 +621,13 @@ def _gap(first: Tensor, second: Tensor) -> float:
 def _remark(name: str, other: str, first: Explanation, second: Explanation) -> str:
     gap = _gap(first.raw, second.raw)
     if gap <= SAME:
-        return f"{other} gives the same map as {name} (largest difference {pages.error(gap)} of the largest value)."
+        same = f"{other} gives the same map as {name}"
+        return f"{same} (largest difference {pages.error(gap)} of the largest value)."
     factor = float((first.raw * second.raw).sum() / (first.raw * first.raw).sum().clamp_min(1e-30))
     if _gap(second.raw, factor * first.raw) <= SAME:
         return (
-            f"{other} gives the same picture as {name} in other units: every value is {pages.number(factor)} times as "
+            f"{other} gives the same picture as {name} in other units: every value is {pages.number(factor)} "
+            "times as "
             "large, so it does not add up to the score."
         )
     return f"{other} gives another map than {name}: values differ by up to {gap:.0%} of the largest one."

@@ -46,16 +46,14 @@ class Candidate:
     bypass: bool
 
     @property
-    def preference(self) -> tuple[int, bool, int, int, int]:
-        """Strongest guarantee, no bypass, fewest breaking ops, finest grid, nearest the input."""
-        locations = self.layout.locations if self.layout else 0
-        return (
-            self.guarantee.rank,
-            self.bypass,
-            len(self.breaks),
-            -locations,
-            self.sighting.time,
-        )
+    def preference(self) -> tuple[int, bool, int, int]:
+        """Strongest guarantee, no bypass, fewest breaking ops, nearest the input.
+
+        Cuts lie on one chain from the image to the score. All that a later one knows has come through the
+        earlier one, so the earliest has the finest grid that means anything: a finer one after it is the
+        same map, resampled.
+        """
+        return (self.guarantee.rank, self.bypass, len(self.breaks), self.sighting.time)
 
 
 def candidates(graph: Graph, call: Call, grid: tuple[int, ...] | None) -> list[Candidate]:

@@ -153,6 +153,12 @@ def function_name(func: Callable[..., Any]) -> str:
     return name.split(".")[0] if overload else name
 
 
+def tap_name(function: str) -> str:
+    """How a function is written in a tap's name: ``__getitem__`` is ``getitem``."""
+    dunder = function.startswith("__") and function.endswith("__")
+    return function[2:-2] if dunder else function
+
+
 def caller() -> nn.Module | None:
     """The module whose own ``forward`` is running in this thread, from the Python stack."""
     frame = sys._getframe(1)
@@ -179,7 +185,7 @@ class Counts:
         """Note that a function was called by the module that is running."""
         module = caller()
         path = self._paths.get(id(module), "") if module is not None else ""
-        return self._next(path, function_name(func))
+        return self._next(path, tap_name(function_name(func)))
 
     def of(self, tap: Tap) -> int:
         """How often this module or function was called so far."""

@@ -254,6 +254,10 @@ def _bind_contrast(target: Contrast, logits: Tensor) -> Bound:
 def _bind_region(target: Region, logits: Tensor) -> Bound:
     _check_range(_as_index([target.label], logits.device), logits.shape[1])
     space = logits.shape[2:]
+    if not space:
+        raise TargetError(
+            "Region needs an output (b, c, *space), this model gives one score per class: name the class"
+        )
     mask = target.mask.to(logits)
     try:
         mask = mask.expand(logits.shape[0], *space)
@@ -262,8 +266,6 @@ def _bind_region(target: Region, logits: Tensor) -> Bound:
             f"Region mask has shape {tuple(target.mask.shape)}, expected {tuple(space)} or "
             f"{(logits.shape[0], *space)}: resize it to the output"
         ) from None
-    if not space:
-        raise TargetError("Region needs an output (b, c, *space), this model gives one score per class")
     index = torch.full((logits.shape[0], 1), target.label, device=logits.device)
     return Bound(index, lambda output: (output[:, target.label] * mask).flatten(1).sum(1, keepdim=True))
 

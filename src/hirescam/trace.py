@@ -329,7 +329,7 @@ class _Cut:
                     func = HELD[name](*args, **kwargs)
                 args, kwargs = (args[0] if args else kwargs["input"],), {}
             result = self._head.call(name, func, args, kwargs)
-        if name == self._request.tap.function:
+        if taps.tap_name(name) == self._request.tap.function:
             seen = self._counts.function(func)
             return self._take(result) if self._matches(seen) else result
         return result
