@@ -293,10 +293,14 @@ def _pitch_row(pitch: Pitch) -> tuple[str, ...]:
 def _digits_row(cut: Digits) -> tuple[str, ...]:
     share = cut.dead_share
     shown = (
-        f"evidence in the half that the head cannot see: HiResCAM {share['hirescam']:.1%}, "
-        f"Grad-CAM {share['gradcam']:.1%}"
+        f"evidence in the half that the head cannot see: HiResCAM {_share(share['hirescam'])}, "
+        f"Grad-CAM {_share(share['gradcam'])}"
     )
     return _row("digits (trained just now)", "flatten, linear, half cut", cut.results["hirescam"], shown)
+
+
+def _share(value: float) -> str:
+    return "exactly 0" if value == 0 else f"{value:.1%}"
 
 
 def _data(photos: Photos, pitch: Pitch, cut: Digits) -> dict[str, Any]:
@@ -491,7 +495,7 @@ def _digit(cut: Digits, index: int) -> Image.Image:
 
 def _write_pictures(out: Path, photos: Photos, pitch: Pitch, *, cut: Digits) -> None:
     io.write_png(out / "mosaic.png", mosaic_panel(photos))
-    overlays = photos.results["hirescam"].overlay(photos.crops)
+    overlays = photos.results["hirescam"].overlay([reports.grey(crop) for crop in photos.crops])
     for name, (overlay,) in zip(photos.names, overlays, strict=True):
         io.write_png(out / f"{Path(name).stem}.png", overlay)
     io.write_png(out / "pitch.png", _pitch_panel(pitch))
@@ -501,7 +505,7 @@ def _write_pictures(out: Path, photos: Photos, pitch: Pitch, *, cut: Digits) -> 
 def mosaic_panel(photos: Photos) -> Image.Image:
     """Set the mosaic and the maps of its two classes side by side, with the verdict below."""
     found = photos.halves["hirescam"]
-    drawn = found.overlay([photos.mosaic])[0]
+    drawn = found.overlay([reports.grey(photos.mosaic)])[0]
     labels = [photos.model.label(index) for index in found.target[0].tolist()]
     sides = ("left", "right")
     captions = [
@@ -534,13 +538,13 @@ def _pitch_panel(pitch: Pitch) -> Image.Image:
 def _digits_panel(cut: Digits) -> Image.Image:
     tiles = []
     for index in _different(cut)[:2]:
-        picture = _digit(cut, index).convert("RGB").resize((160, 160), Image.Resampling.NEAREST)
+        picture = _digit(cut, index).convert("RGB")
         tiles.append((picture, f"a handwritten {int(cut.trained.test_labels[index])}"))
         tiles += [(_digit_overlay(found, index, picture), rule) for rule, found in cut.results.items()]
     share = cut.dead_share
     foot = (
         "The head cannot see the right half. Share of the evidence there: "
-        f"HiResCAM {share['hirescam']:.1%}, Grad-CAM {share['gradcam']:.1%}."
+        f"HiResCAM {_share(share['hirescam'])}, Grad-CAM {_share(share['gradcam'])}."
     )
     return reports.panel(tiles, foot=foot, width=220)
 

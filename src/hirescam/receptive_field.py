@@ -67,7 +67,7 @@ def receptive_field(
     starts = _bisect(reached, image, cell, from_start=True)
     ends = _bisect(reached, image, cell, from_start=False)
     box = tuple((start, size - end) for start, end, size in zip(starts, ends, image, strict=True))
-    return ReceptiveField(cell, box, tuple(image), _sees_everything(reached, image))
+    return ReceptiveField(cell, box, tuple(image), _sees_everything(reached, image, grid))
 
 
 def _bisect(
@@ -94,9 +94,11 @@ def _slab(image: tuple[int, ...], axis: int, count: int, from_start: bool) -> Te
     return slab
 
 
-def _sees_everything(reached: Reached, image: tuple[int, ...]) -> bool:
+def _sees_everything(reached: Reached, image: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+    """Whether one cell's share of pixels in a corner reaches the cell at the opposite corner."""
+    share = [-(-side // cells) for side, cells in zip(image, grid, strict=True)]
     first, last = torch.zeros(image), torch.zeros(image)
-    first[(0,) * len(image)] = float("nan")
-    last[(-1,) * len(image)] = float("nan")
+    first[tuple(slice(None, size) for size in share)] = float("nan")
+    last[tuple(slice(-size, None) for size in share)] = float("nan")
     from_first, from_last = reached(torch.stack([first, last])).flatten(1)
     return bool(from_first[-1] and from_last[0])

@@ -232,6 +232,11 @@ def picture_of(image: Image.Image, *, pixelated: bool = False) -> pages.Picture:
     return pages.Picture(f"data:image/{kind.lower()};base64,{content}", image.width, image.height, pixelated)
 
 
+def grey(picture: Image.Image) -> Image.Image:
+    """Take the colour out of a picture, so that red and blue are the map's alone."""
+    return picture.convert("L").convert("RGB")
+
+
 def laws_of(laws: Laws) -> pages.Measured:
     """Take over what was measured on a map."""
     return pages.Measured(laws.completeness_error, laws.location_error, laws.complete, laws.local)
@@ -438,9 +443,8 @@ class _Session:
             self._fail(jobs[0].path, error)
             return []
         self._describe(result)
-        overlays = result.overlay(
-            [job.picture for job in jobs], sign=self.wish.sign, resample=self.wish.resample
-        )
+        pictures = [grey(job.picture) for job in jobs]
+        overlays = result.overlay(pictures, sign=self.wish.sign, resample=self.wish.resample)
         return [self._write(job, only(result, row), overlays[row]) for row, job in enumerate(jobs)]
 
     def _explain(self, images: Tensor) -> Explanation:
@@ -596,9 +600,8 @@ def _tiles(
     tiles = [(shown.picture, "picture")]
     for column in columns:
         if column.rule in results:
-            drawn = results[column.rule].overlay(
-                [shown.picture], sign=shown.wish.sign, resample=shown.wish.resample
-            )[0]
+            result, wish = results[column.rule], shown.wish
+            drawn = result.overlay([grey(shown.picture)], sign=wish.sign, resample=wish.resample)[0]
             tiles += [(image, one.title) for image, one in zip(drawn, column.maps, strict=True)]
     return tiles
 
