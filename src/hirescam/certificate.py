@@ -4,7 +4,7 @@ The structure is read from the graph of a real forward pass (`hirescam.graph`); 
 other activations. Where they disagree, the weaker verdict stands and the certificate says why.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -232,9 +232,7 @@ def certify_tap(
     head = graph.head(sighting)
     breaks = breaking(head)
     hold = guarantee is Guarantee.CONDITIONAL
-    request = Request(
-        request.tap, request.target, request.output, request.grid, hold=hold, differentiable=False
-    )
+    request = replace(request, hold=hold, differentiable=False, progress=None)
     finished = forward(model, call, request)
     traced = finished.trace()
     raw = hirescam_rule(traced)

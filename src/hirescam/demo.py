@@ -460,9 +460,8 @@ def _digits_section(cut: Digits) -> Section:
         *_verdict(cut.results["hirescam"].certificate),
         items=tuple(_digit_item(cut, index) for index in _different(cut)),
         findings=(
-            f"Share of all evidence, red and blue, in the blind half: HiResCAM {share['hirescam']:.1%}, "
-            "Grad-CAM "
-            f"{share['gradcam']:.1%}.",
+            "Share of all evidence, red and blue, in the blind half: HiResCAM "
+            f"{_share(share['hirescam'])}, Grad-CAM {_share(share['gradcam'])}.",
             f"Grad-CAM's strongest cell lies in the blind half in {peaks['gradcam']:.0%} of the pictures, "
             "HiResCAM's in "
             f"{peaks['hirescam']:.0%}.",

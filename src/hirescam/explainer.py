@@ -1,7 +1,7 @@
 """The friendly verbs: choose and certify a layer once, trace, apply a rule, freeze the result."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +42,7 @@ class Explainer:
         output: how to find the logits in what the model returns: key, index or function.
         grid: how locations lie on the image, such as ``(14, 14)``, for token models whose grid cannot be
             seen from the number of tokens.
+        progress: called with (done, total) while a rule runs the network or its head many times.
 
     Example:
         >>> import torch, hirescam
@@ -60,11 +61,13 @@ class Explainer:
         layer: LayerName = None,
         output: OutputSelector = None,
         grid: tuple[int, ...] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.model = unwrap(model)
         self._tap = None if layer is None else taps.find(self.model, layer)
         self._output = output
         self._grid = None if grid is None else tuple(grid)
+        self._progress = progress
         self._plans: dict[object, _Plan] = {}
         self._lock = threading.Lock()
 
@@ -73,7 +76,7 @@ class Explainer:
         images: Inputs,
         *,
         target: Target = None,
-        rule: str = "hirescam",
+        rule: str | Rule = "hirescam",
         differentiable: bool = False,
     ) -> Explanation:
         """Explain a batch.
@@ -81,7 +84,8 @@ class Explainer:
         Args:
             images: float tensor ``(b, c, *space)``, preprocessed; or a tuple or dict of the model's inputs.
             target: what to explain; None is the predicted class of each image.
-            rule: name of a rule, see `hirescam.rules`.
+            rule: name of a rule, see `hirescam.rules`, or a rule with options of your own,
+                ``hirescam.rules()["scorecam"].configure({...})``.
             differentiable: keep the graph, so that the maps can stand in a loss.
 
         Raises:
@@ -99,7 +103,7 @@ class Explainer:
         self,
         images: Inputs,
         *,
-        rules: Iterable[str] = ("hirescam", "gradcam"),
+        rules: Iterable[str | Rule] = ("hirescam", "gradcam"),
         target: Target = None,
     ) -> dict[str, Explanation]:
         """Explain with several rules and measure both laws on every map.
@@ -111,14 +115,13 @@ class Explainer:
         plan = self._plan(call, target)
         conditional = plan.certificate.guarantee is Guarantee.CONDITIONAL
         results = {}
-        for name in dict.fromkeys(rules):
-            chosen = get(name)
+        for chosen in map(get, rules):
             request = replace(plan.request, target=target, hold=conditional and chosen.holds)
             finished = forward(self.model, call, request)
             raw = _map(chosen, finished)
             laws = certificates.measure(finished.trace(), raw)
             result = self._explanation(call, plan, chosen, finished, raw)
-            results[name] = replace(result, laws=laws)
+            results[chosen.name] = replace(result, laws=laws)
         return results
 
     def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
@@ -158,7 +161,7 @@ class Explainer:
         graph = self._read(call, target)
         sighting = self._sighting(graph, call)
         tap = graph.name(sighting.tap)
-        request = Request(tap, target, self._output, self._grid)
+        request = Request(tap, target, self._output, self._grid, progress=self._progress)
         certificate = certificates.certify_tap(self.model, call, request, graph, sighting)
         return _Plan(replace(request, target=None), certificate)
 
@@ -191,9 +194,9 @@ class Explainer:
 
         return Explanation(
             raw=raw,
-            score=finished.score.to(raw.dtype),
-            target=finished.index,
-            logits=finished.logits,
+            score=finished.kept(finished.score).to(raw.dtype),
+            target=finished.bound.index,
+            logits=finished.kept(finished.logits),
             layer=plan.certificate.layer,
             rule=chosen.name,
             certificate=plan.certificate,
@@ -242,7 +245,7 @@ def explain(  # noqa: PLR0913 - the constructor's and the call's arguments, in o
     *,
     target: Target = None,
     layer: LayerName = None,
-    rule: str = "hirescam",
+    rule: str | Rule = "hirescam",
     output: OutputSelector = None,
     grid: tuple[int, ...] | None = None,
     differentiable: bool = False,

@@ -152,6 +152,11 @@ def _describe(output: Any) -> str:
     return f"a {type(output).__name__}"
 
 
+def is_indexed(target: Target) -> bool:
+    """Tell whether the target names classes, so that `Bound.index` says it all."""
+    return not callable(target) and not isinstance(target, Contrast | Region)
+
+
 def is_class_target(target: Target) -> bool:
     """Tell whether the score is affine in the logits, so that one certificate serves them all."""
     return not callable(target)

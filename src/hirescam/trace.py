@@ -7,7 +7,7 @@ alone and so does scoring other activations.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from hirescam.targets import OutputSelector, Target
 
 _RESCORE_BYTES = 64 * 2**20
 _GRADIENT_BYTES = 512 * 2**20
+_IMAGES_TOGETHER = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,12 @@ class Trace:
             where `head_replayed`.
         head_replayed: whether ``rescore`` runs the head alone; otherwise it runs the whole network.
         held: whether the divisors of normalisers were held.
+        images: ``(b, c, *image space)``, what went in.
+        score_images: maps other images ``(n, b, c, *image space)`` to scores ``(n, b, t)`` by running the
+            whole network without a graph.
+        retrace: maps other images ``(b, c, *image space)`` to their trace, for the same scores.
+        curvature: maps directions ``(b, t, k, *space)`` to the Hessian of each score times its direction,
+            in the same shape (zeros where the head is affine).
     """
 
     activations: Tensor
@@ -55,7 +62,11 @@ class Trace:
     output: Tensor
     rescore: Callable[[Tensor], Tensor]
     head_replayed: bool
-    held: bool = False
+    held: bool
+    images: Tensor
+    score_images: Callable[[Tensor], Tensor]
+    retrace: Callable[[Tensor], "Trace"]
+    curvature: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Request:
         grid: how locations are arranged, where that cannot be seen from the shape.
         hold: treat the divisors of normalisers as constants.
         differentiable: keep the graph through the whole network, for maps in a loss.
+        progress: told (done, total) while many passes run.
     """
 
     tap: Tap
@@ -77,37 +89,55 @@ class Request:
     grid: tuple[int, ...] | None = None
     hold: bool = False
     differentiable: bool = False
+    progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """A finished forward pass, from which traces of some of its scores can be taken."""
+    """A finished forward pass, from which traces of some of its scores can be taken.
 
-    score: Tensor
-    index: Tensor
-    logits: Tensor
-    activations: Tensor
+    Its fields are what the pass was (``model``, ``call``, ``request``) and what it left: the layer's output
+    as a ``leaf``, the list of calls after it, the target settled for this batch, and ``logits`` and
+    ``score``, on the tape of the head.
+    """
+
+    model: nn.Module
+    call: Call
+    request: Request
+    leaf: Tensor
+    head: Head
+    bound: targets.Bound
     layout: Layout
-    output: Tensor
-    rescore: Callable[[Tensor], Tensor]
-    head_replayed: bool
-    held: bool
-    _gradients: Callable[[slice, float], Tensor]
+    logits: Tensor
+    score: Tensor
 
     def trace(self, scores: slice = slice(None)) -> Trace:
         """Take the gradients of some scores, by a backward pass through the head alone."""
         return Trace(
             activations=self.activations,
             gradients=self._gradients(scores, 1.0),
-            score=self.score[:, scores],
-            index=self.index[:, scores],
-            logits=self.logits,
+            score=_widen(self.kept(self.score[:, scores])),
+            index=self.bound.index[:, scores],
+            logits=self.kept(self.logits),
             layout=self.layout,
-            output=self.output,
-            rescore=lambda activations: self.rescore(activations)[..., scores],
-            head_replayed=self.head_replayed,
-            held=self.held,
+            output=self.leaf.detach(),
+            rescore=lambda activations: self._rescore(activations)[..., scores],
+            head_replayed=self.head.replayable,
+            held=self.request.hold,
+            images=self.call.images.detach(),
+            score_images=lambda images: self._score_images(images)[..., scores],
+            retrace=lambda images: self._again(images).trace(scores),
+            curvature=lambda directions: self._curvature(scores, directions),
         )
+
+    @property
+    def activations(self) -> Tensor:
+        """``(b, k, *space)``."""
+        return _widen(self.kept(self.layout.read(self.leaf)))
+
+    def kept(self, tensor: Tensor) -> Tensor:
+        """Off the tape, unless the maps are to be differentiated."""
+        return tensor if self.request.differentiable else tensor.detach()
 
     def connected(self) -> Tensor:
         """Which locations the scores are connected to at all, whatever the weights: ``(*space)``, bool.
@@ -119,7 +149,48 @@ class Pass:
 
     def chunks(self, most_bytes: int = _GRADIENT_BYTES) -> Iterator[slice]:
         """Cut the scores so that the gradients of one part stay under a memory bound."""
-        return chunks(self.score.shape[1], most_bytes // max(1, self.activations.nbytes))
+        return chunks(self.score.shape[1], most_bytes // max(1, self.leaf.nbytes))
+
+    def _gradients(self, scores: slice, seed: float) -> Tensor:
+        with session(self.model, grad=True):
+            found = _gradients(self.score[:, scores] * seed, self.leaf, self.request)
+            return _canonical(found, self.layout)
+
+    def _curvature(self, scores: slice, directions: Tensor) -> Tensor:
+        with session(self.model, grad=True):
+            return _curvature(self.score[:, scores], self.leaf, directions, self.layout)
+
+    def _rescore(self, activations: Tensor) -> Tensor:
+        with session(self.model, grad=False):
+            many = self.layout.write(activations.flatten(0, 1), tuple(self.leaf.shape))
+            many = many.unflatten(0, activations.shape[:2]).to(self.leaf.dtype)
+            if not self.head.replayable:
+                return _widen(torch.stack([self._rerun(item) for item in many]))
+            parts = []
+            for part in chunks(len(many), _RESCORE_BYTES // max(1, self.leaf.nbytes)):
+                parts.append(batched(self._replay, many[part]))
+                _report(self.request, part.stop, len(many))
+            return _widen(torch.cat(parts))
+
+    def _replay(self, activations: Tensor) -> Tensor:
+        return self.bound.score(self.head.run(activations))
+
+    def _rerun(self, activations: Tensor) -> Tensor:
+        output = run_from(self.model, self.call, self.request, activations)
+        return self.bound.score(self._logits_of(output))
+
+    def _score_images(self, images: Tensor) -> Tensor:
+        with session(self.model, grad=False):
+            parts = _many_images(self.model, self.call, self.request, images)
+            return _widen(torch.stack([self.bound.score(logits) for logits in parts]))
+
+    def _again(self, images: Tensor) -> "Pass":
+        indexed = targets.is_indexed(self.request.target)
+        same = self.bound.index if indexed else self.request.target
+        return forward(self.model, self.call.replace(images), replace(self.request, target=same))
+
+    def _logits_of(self, output: Any) -> Tensor:
+        return targets.logits_of(output, self.request.output, self.call.images.shape[0])
 
 
 def trace(model: nn.Module, call: Call, request: Request) -> Trace:
@@ -136,13 +207,12 @@ def forward(model: nn.Module, call: Call, request: Request) -> Pass:
         TargetError: the target does not fit the output.
         ModelError: the model failed, or its output overflowed.
     """
-    batch = call.images.shape[0]
     with session(model, grad=request.differentiable):
         cut = _Cut(model, request)
         with cut.active():
             output = call.run(model)
             leaf, head = cut.result()
-            logits = targets.logits_of(output, request.output, batch)
+            logits = targets.logits_of(output, request.output, call.images.shape[0])
         head.finish(logits)
         targets.check_finite(logits)
         with torch.enable_grad():
@@ -151,45 +221,41 @@ def forward(model: nn.Module, call: Call, request: Request) -> Pass:
         if not score.requires_grad:
             raise LayerError(_disconnected(request.tap))
     layout = _layout(leaf, call.images, request)
-
-    def gradients(scores: slice, seed: float) -> Tensor:
-        with session(model, grad=True):
-            return _canonical(_gradients(score[:, scores] * seed, leaf, request), layout)
-
-    def rescore_one(activations: Tensor) -> Tensor:
-        return bound.score(head.run(activations))
-
-    def rerun(activations: Tensor) -> Tensor:
-        result = run_from(model, call, request, activations)
-        return bound.score(targets.logits_of(result, request.output, batch))
-
-    def rescore(activations: Tensor) -> Tensor:
-        with session(model, grad=False):
-            many = layout.write(activations.flatten(0, 1), tuple(leaf.shape))
-            many = many.unflatten(0, activations.shape[:2]).to(leaf.dtype)
-            if not head.replayable:
-                return _widen(torch.stack([rerun(item) for item in many]))
-            size = _RESCORE_BYTES // max(1, leaf.nbytes)
-            parts = [batched(rescore_one, many[part]) for part in chunks(len(many), size)]
-            return _widen(torch.cat(parts))
-
-    keep = request.differentiable
-    return Pass(
-        score=_kept(score, keep),
-        index=bound.index,
-        logits=logits if keep else logits.detach(),
-        activations=_kept(layout.read(leaf), keep),
-        layout=layout,
-        output=leaf.detach(),
-        rescore=rescore,
-        head_replayed=head.replayable,
-        held=request.hold,
-        _gradients=gradients,
-    )
+    return Pass(model, call, request, leaf, head, bound, layout, logits, score)
 
 
-def _kept(tensor: Tensor, keep: bool) -> Tensor:
-    return _widen(tensor if keep else tensor.detach())
+def _report(request: Request, done: int, total: int) -> None:
+    if request.progress is not None and total > 1:
+        request.progress(done, total)
+
+
+def _many_images(model: nn.Module, call: Call, request: Request, images: Tensor) -> Iterator[Tensor]:
+    """Logits of ``n`` batches of images, several batches in one pass where the images are all there is."""
+    count, batch = images.shape[:2]
+    together = max(1, _IMAGES_TOGETHER // batch) if call.key is None else 1
+    for part in chunks(count, together):
+        stacked = images[part].flatten(0, 1)
+        logits = targets.logits_of(call.replace(stacked).run(model), request.output, len(stacked))
+        _report(request, part.stop, count)
+        yield from logits.unflatten(0, (-1, batch))
+
+
+def _curvature(score: Tensor, leaf: Tensor, directions: Tensor, layout: Layout) -> Tensor:
+    """Hessian times direction for each score: the gradient of ⟨gradient, direction⟩."""
+    rows = []
+    for t in range(score.shape[1]):
+        (gradient,) = torch.autograd.grad(score[:, t].sum(), leaf, create_graph=True)
+        along = (layout.read(gradient) * directions[:, t].to(gradient.dtype)).sum()
+        rows.append(_gradient_or_zero(along, leaf))
+    return _canonical(torch.stack(rows), layout)
+
+
+def _gradient_or_zero(scalar: Tensor, leaf: Tensor) -> Tensor:
+    """Zero where the scalar is a constant, as the gradient of an affine head is."""
+    if not scalar.requires_grad:
+        return torch.zeros_like(leaf)
+    (found,) = torch.autograd.grad(scalar, leaf, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(leaf) if found is None else found.detach()
 
 
 def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor) -> Any:

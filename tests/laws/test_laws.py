@@ -85,7 +85,8 @@ def fake_trace(gradients: Tensor, activations: Tensor) -> Trace:
     return Trace(
         activations, gradients, gradients.new_zeros(gradients.shape[:2]),
         torch.zeros(gradients.shape[:2], dtype=torch.int64), gradients.new_zeros(len(gradients), 3),
-        Layout(1, space, space), activations, lambda a: a, True,
+        Layout(1, space, space), activations, lambda a: a, True, False, activations, lambda a: a,
+        lambda a: fake_trace(gradients, activations), lambda directions: directions * 0,
     )  # fmt: skip
 
 

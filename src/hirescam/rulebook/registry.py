@@ -1,16 +1,18 @@
 """The registry of rules: it feeds the Python interface, the command line, the docs and the tests."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from hirescam.errors import RuleError
-from hirescam.trace import Trace
 
+F = TypeVar("F", bound=Callable[..., Tensor])
 Map = Tensor
 """A raw map ``(b, t, *space)``: signed, at the layer's resolution, never clipped or rescaled."""
 
@@ -19,9 +21,12 @@ class Needs(StrEnum):
     """What a rule reads from its trace."""
 
     GRADIENTS = "gradients"
+    ACTIVATIONS = "activations"
+    HEAD = "runs of the head"
+    NETWORK = "runs of the network"
 
 
-GRADIENTS = Needs.GRADIENTS
+GRADIENTS, ACTIVATIONS, HEAD, NETWORK = Needs
 
 
 @dataclass(frozen=True)
@@ -38,27 +43,46 @@ class Rule:
     """
 
     name: str
-    function: Callable[[Trace], Map]
+    function: Callable[..., Map]
     needs: Needs
     cite: str
     exact_for: str
     holds: bool
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The rule's options and their defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())[1:]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    def configure(self, options: Mapping[str, Any]) -> "Rule":
+        """Return the same rule with other options.
+
+        Example:
+            >>> import hirescam
+            >>> hirescam.rules()["hirescam"].options
+            {}
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            there = ", ".join(self.options) or "none"
+            raise RuleError(f"rule={self.name!r} has no option {unknown[0]!r}: its options are {there}")
+        return replace(self, function=partial(self.function, **options))
+
+    @property
     def summary(self) -> str:
         """First line of the docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n")[0]
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        return (inspect.getdoc(function) or "").split("\n")[0]
 
 
 _RULES: dict[str, Rule] = {}
 
 
-def rule(
-    *, needs: Needs, cite: str, exact_for: str = "", holds: bool = False
-) -> Callable[[Callable[[Trace], Map]], Callable[[Trace], Map]]:
+def rule(*, needs: Needs, cite: str, exact_for: str = "", holds: bool = False) -> Callable[[F], F]:
     """Register a function under its own name."""
 
-    def register(function: Callable[[Trace], Map]) -> Callable[[Trace], Map]:
+    def register(function: F) -> F:
         name = function.__name__
         if name in _RULES:
             raise RuleError(f"rule {name!r} is registered already: give the new one another name")
@@ -79,12 +103,14 @@ def rules() -> dict[str, Rule]:
     return dict(_RULES)
 
 
-def get(name: str) -> Rule:
-    """Return one rule.
+def get(name: str | Rule) -> Rule:
+    """Return one rule by name; a rule (perhaps with other options) is returned as it is.
 
     Raises:
         RuleError: there is none of this name.
     """
+    if isinstance(name, Rule):
+        return name
     if name not in _RULES:
         close = get_close_matches(str(name), _RULES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(_RULES))}"
