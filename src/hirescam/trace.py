@@ -254,7 +254,7 @@ def _gradient_or_zero(scalar: Tensor, leaf: Tensor) -> Tensor:
     """Zero where the scalar is a constant, as the gradient of an affine head is."""
     if not scalar.requires_grad:
         return torch.zeros_like(leaf)
-    (found,) = torch.autograd.grad(scalar, leaf, retain_graph=True, allow_unused=True)
+    found: Tensor | None = torch.autograd.grad(scalar, leaf, retain_graph=True, allow_unused=True)[0]
     return torch.zeros_like(leaf) if found is None else found.detach()
 
 
