@@ -187,6 +187,12 @@ def _() -> str:
         model(pictures())
         inside(pictures())
     check(explain(inside, pictures()), reference(build(), pictures()))
+    child = build()
+    child.pool = torch.compile(child.pool, backend="eager")
+    with torch.no_grad():
+        child(pictures())
+    assert hirescam.explain(child, pictures()).certificate.guarantee == "exact"
+    check(explain(child, pictures()), reference(build(), pictures()))
     return check(explain(model, pictures()), reference(build(), pictures()))
 
 

@@ -1,7 +1,7 @@
 """Lend a model for one call: check its state on the way in, leave everything as it was on the way out."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,19 +52,24 @@ def _minds_training(module: nn.Module) -> bool:
 
 
 @contextmanager
-def session(model: nn.Module, *, grad: bool) -> Iterator[None]:
+def session(*, grad: bool) -> Iterator[None]:
     """Set the grad mode for one call, outside inference mode, and restore it."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(grad))
-        if any(is_compiled(module) for module in model.modules()):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Tell whether calling this module runs compiled code, which observers cannot see into."""
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Let compiled parts of the model run as plain Python, so that observers see into them."""
+    if any(_is_compiled(module) for module in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 @dataclass(frozen=True)

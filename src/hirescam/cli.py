@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from math import prod
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,7 +37,7 @@ OK, SOME_FAILED, FAILED, NOT_FAITHFUL, INTERRUPTED = 0, 1, 2, 3, 130
 _MOST_LAYERS = 25
 _COMPARED = ("hirescam", "gradcam")
 _MOST_PICTURES = 20
-_MOST_BREAKS = 2
+_MOST_BREAKS = 1
 _PIPE_WIDTH = 160
 _SEED = 0
 _TONES = {"exact": "green", "conditional": "green", "local": "yellow", "none": "red"}
@@ -132,15 +133,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else OK
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hirescam {hirescam.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback behind an error.")] = False,
 ) -> None:
     """Show what a convolutional network looked at, and prove whether the picture can be trusted."""
-    if version:
-        print(f"hirescam {hirescam.__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -158,17 +164,17 @@ def demo(
         _print_json(report.data)
         return
     console = _console()
-    table = Table(*report.table.header, show_edge=False, pad_edge=False, show_lines=True)
+    table = _table(*report.table.header, show_lines=True)
     for row in report.table.rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    _sentence(console, f"\nLook at {reports.printable(report.page)}")
+    _write(console, f"Look at {reports.printable(report.page)}")
 
 
 @app.command()
 def explain(  # noqa: PLR0913
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Picture files, or folders of them.")
+        list[Path], typer.Argument(metavar="IMAGE", help="Picture files, or folders of them.")
     ],
     model: Spec,
     weights: Weights = None,
@@ -206,8 +212,8 @@ def explain(  # noqa: PLR0913
         )
     if as_json:
         _print_json(report.data)
-    elif report.run:
-        _print_explained(report)
+    elif report.run and report.page:
+        _print_explained(report.run, report.page, report)
     return _status(report)
 
 
@@ -279,7 +285,7 @@ def layers(
     shown = found if everything else _shortlist(found)
     console = _console()
     console.print(_layer_table(shown))
-    _sentence(console, _left_out(len(shown), len(found)))
+    _write(console, _left_out(len(shown), len(found)))
     _print_verdict(console, loaded, source, certificate=certificate)
 
 
@@ -320,9 +326,7 @@ def rules(as_json: AsJson = False) -> None:
         keys = ("name", "summary", "exact_for", "cite")
         _print_json({rule.name: {key: getattr(rule, key) for key in keys} for rule in found})
         return
-    table = Table(
-        "rule", "what it does", "laws hold for heads that are", "source", show_edge=False, pad_edge=False
-    )
+    table = _table("rule", "what it does", "laws hold for heads that are", "source")
     for rule in found:
         table.add_row(rule.name, rule.summary, rule.exact_for or "none", rule.cite)
     _console().print(table)
@@ -362,18 +366,20 @@ def _split(words: Sequence[str] | None) -> list[str]:
 
 
 def _described(error: Exception) -> str:
-    usage = getattr(error, "format_message", None)
+    usage: Callable[[], str] | None = getattr(error, "format_message", None)
     if usage:
-        return f"{usage()} (see 'hirescam --help', or --help after the command)"
+        complaint = usage()
+        return complaint and f"{complaint} (see 'hirescam --help', or --help after the command)"
     if isinstance(error, HirescamError):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (repeat with --debug to see where)"
 
 
 def _say(message: str) -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr; nothing for an empty message, as after help."""
     line = reports.printable(" ".join(message.split()))
-    print(f"hirescam: {line}", file=sys.stderr)
+    if line:
+        print(f"hirescam: {line}", file=sys.stderr)
 
 
 def _status(report: reports.ExplainReport) -> int:
@@ -411,9 +417,14 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=_PIPE_WIDTH)
 
 
-def _sentence(console: Console, text: str) -> None:
-    """Print a paragraph; through a pipe it stays one line."""
-    if text:
+def _table(*header: str, show_lines: bool = False) -> Table:
+    return Table(*header, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, show_lines=show_lines)
+
+
+def _write(console: Console, *texts: str | Text) -> None:
+    """Print a blank line, then each text that is not empty; through a pipe, each stays one line."""
+    console.print()
+    for text in filter(None, texts):
         console.print(text, soft_wrap=not console.is_terminal)
 
 
@@ -422,29 +433,23 @@ def _print_json(data: Any) -> None:
 
 
 def _print_verdict(console: Console, model: Model, source: str, *, certificate: Certificate) -> None:
-    console.print(Text(f"\n{certificate.guarantee}", style=f"bold {_TONES[certificate.guarantee]}"))
-    _sentence(console, str(certificate))
-    _sentence(console, f"Model: {model.name}, {model.origin}. Input: {source}.")
+    guarantee = certificate.guarantee
+    verdict = Text(str(certificate))
+    verdict.stylize(f"bold {_TONES[guarantee]}", 0, len(guarantee))
+    _write(console, verdict, f"Model: {model.name}, {model.origin}. Input: {source}.")
 
 
-def _print_explained(report: reports.ExplainReport) -> None:
+def _print_explained(run: pages.Run, page: Path, report: reports.ExplainReport) -> None:
     console = _console()
-    if report.run is None or report.page is None:
-        return
     console.print(_explained_table(report.done[:_MOST_PICTURES]))
     more = len(report.done) - _MOST_PICTURES
-    _sentence(console, f"... and {more} more, see results.json" if more > 0 else "")
-    _sentence(console, f"\n{report.run.verdict}")
-    if report.run.rule != "hirescam":
-        _sentence(
-            console, f"That verdict is about hirescam. {_measured(report.run.rule, report.run.measured)}"
-        )
-    _sentence(console, f"Model: {report.run.model}, {report.run.origin}.{_caution(report.run)}")
-    _sentence(console, f"Look at {reports.printable(report.page)}")
+    own = "" if run.rule == "hirescam" else f"That verdict is about hirescam. {_measured(run)}"
+    rest = f"... and {more} more, see results.json" if more > 0 else ""
+    _write(console, rest, run.verdict, own, _about_model(run), f"Look at {reports.printable(page)}")
 
 
 def _explained_table(done: Sequence[reports.Done]) -> Table:
-    table = Table("picture", "class", "score", "map", "offset", show_edge=False, pad_edge=False)
+    table = _table("picture", "class", "score", "map", "offset")
     for one in done:
         for place, found in enumerate(one.item.maps):
             figures = (pages.number(found.score), pages.signed(found.total), pages.signed(found.offset))
@@ -454,34 +459,34 @@ def _explained_table(done: Sequence[reports.Done]) -> Table:
 
 def _print_compared(report: reports.CompareReport) -> None:
     console = _console()
-    table = Table("rule", "adds up", "error", "each cell is what removing it costs", "error", show_edge=False)
+    table = _table("rule", "adds up", "error", "each cell is what removing it costs", "error")
     for column in report.columns:
         table.add_row(column.rule, *_law_cells(column))
     console.print(table)
-    for remark in report.remarks:
-        _sentence(console, remark)
-    _sentence(console, f"\n{report.run.verdict}")
-    _sentence(console, f"Model: {report.run.model}, {report.run.origin}.{_caution(report.run)}")
-    _sentence(console, f"Look at {reports.printable(report.page)}")
+    missing = [f"{column.rule} has no map: {column.error}" for column in report.columns if column.error]
+    _write(console, *missing, *report.remarks)
+    _write(console, report.run.verdict, _about_model(report.run), f"Look at {reports.printable(report.page)}")
 
 
 def _law_cells(column: pages.Column) -> tuple[str, ...]:
     laws = column.laws
     if laws is None:
-        return (f"does not apply: {column.error}",)
+        return ("-",) * 4
     answers = ("yes" if laws.complete else "no", "yes" if laws.local else "no")
     return answers[0], pages.error(laws.completeness_error), answers[1], pages.error(laws.location_error)
 
 
-def _measured(rule: str, laws: pages.Measured) -> str:
+def _measured(run: pages.Run) -> str:
+    completeness, location = run.measured.completeness_error, run.measured.location_error
     return (
-        f"Measured for {rule}: completeness error {pages.error(laws.completeness_error)}, location error "
-        f"{pages.error(laws.location_error)}."
+        f"Measured for {run.rule}: completeness error {pages.error(completeness)}, location error "
+        f"{pages.error(location)}."
     )
 
 
-def _caution(run: pages.Run) -> str:
-    return " Random weights: the class names mean nothing." if run.untrained else ""
+def _about_model(run: pages.Run) -> str:
+    caution = " Random weights: the class names mean nothing." if run.untrained else ""
+    return f"Model: {run.model}, {run.origin}.{caution}"
 
 
 def _shortlist(found: Sequence[Layer]) -> list[Layer]:
@@ -498,7 +503,7 @@ def _left_out(shown: int, total: int) -> str:
 
 
 def _layer_table(found: Sequence[Layer]) -> Table:
-    table = Table("", "layer", "shape", "grid", "guarantee", "broken by", show_edge=False, pad_edge=False)
+    table = _table("", "layer", "shape", "grid", "guarantee", "broken by")
     for one in found:
         mark = Text("→" if one.chosen else "", style="bold")
         verdict = Text(str(one.guarantee), style=_TONES[one.guarantee])

@@ -27,7 +27,7 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hirescam import taps
-from hirescam.borrow import Call, session
+from hirescam.borrow import Call, eager, session
 from hirescam.errors import ModelError
 from hirescam.head import READS, mutates, tensors_in
 from hirescam.normalisers import HELD
@@ -239,7 +239,7 @@ def read(model: nn.Module, call: Call, scores: Scores) -> Graph:
     Raises:
         ModelError: the scores do not depend on the image in a way that autograd can see.
     """
-    with session(model, grad=True):
+    with session(grad=True), eager(model):
         leaf = call.images.detach().clone().requires_grad_()
         image = leaf.clone()
         watch = _Watch(model, image)
@@ -283,8 +283,9 @@ class _Watch:
         with (
             saved_tensors_hooks(lambda tensor: None, _refuse),
             taps.module_outputs(modules, self._on_output),
-            taps.Calls(self._on_call),
+            taps.Calls(self._on_call) as calls,
         ):
+            calls.start()
             yield
 
     def loose_reason(self, tensor: Tensor) -> str:

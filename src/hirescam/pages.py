@@ -231,10 +231,11 @@ def number(value: float, digits: int = 3) -> str:
     """Write a figure with a few significant digits and a true minus sign."""
     if not math.isfinite(value):
         return str(value)
-    plain = f"{value:.{digits}g}"
-    if "e" not in plain and value != 0:
-        plain = f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    return plain.replace("-", MINUS)
+    size = abs(value)
+    if value == 0 or 1e-4 <= size < 10.0**digits:
+        places = digits - 1 - math.floor(math.log10(size)) if value else 0
+        return f"{value:.{max(0, places)}f}".replace("-", MINUS)
+    return _power(value, digits - 1) if size < 1 else f"{value:,.0f}".replace("-", MINUS)
 
 
 def signed(value: float) -> str:
@@ -244,7 +245,12 @@ def signed(value: float) -> str:
 
 def error(value: float) -> str:
     """Write a relative error: a power of ten where it is small, a plain figure where it is not."""
-    return number(value, 2) if value >= 0.01 else f"{value:.0e}".replace("e-0", "e-").replace("-", MINUS)
+    return _power(value, 0) if 0 < value < 0.01 else number(value, 2)
+
+
+def _power(value: float, places: int) -> str:
+    digits, power = f"{value:.{places}e}".split("e")
+    return f"{digits}e{int(power)}".replace("-", MINUS)
 
 
 def _render(template: str, content: dict[str, object]) -> str:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from hirescam.errors import LayerError
+from hirescam.errors import LayerError, ModelError
 
 _CALL_IMPL = nn.Module._call_impl.__code__
 _NAME = re.compile(r"^(?P<path>.*?)(?P<call>\(\))?(?:#(?P<number>\d+))?$")
@@ -127,9 +128,7 @@ OnCall = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called instead of a torch function, with the function and its arguments; returns its result."""
 
 
-class Calls(TorchFunctionMode):
-    """Hands every torch function that Python code calls in this thread to ``on_call``."""
-
+class _Mode(TorchFunctionMode):
     def __init__(self, on_call: OnCall) -> None:
         super().__init__()
         self.on_call = on_call
@@ -142,6 +141,43 @@ class Calls(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         return self.on_call(func, args, kwargs or {})
+
+
+class Calls:
+    """Hands every torch function that Python code calls in this thread to ``on_call``.
+
+    A block in which observation starts when it is wanted: it costs time for every call.
+    """
+
+    def __init__(self, on_call: OnCall) -> None:
+        self._mode = _Mode(on_call)
+        self._depth = 0
+        self._started = False
+
+    def start(self) -> None:
+        """Observe from now to the end of the block.
+
+        Raises:
+            ModelError: the model has a torch-function mode of its own open here, which would be torn.
+        """
+        if self._started:
+            return
+        if torch._C._len_torch_function_stack() != self._depth:
+            raise ModelError(
+                "the model runs this layer inside a torch-function mode of its own (such as a `with "
+                "torch.device(...)` block in forward), which cannot be observed: choose a layer outside it"
+            )
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        self._started = True
+
+    def __enter__(self) -> Self:
+        self._depth = torch._C._len_torch_function_stack()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._started:
+            self._started = False
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def function_name(func: Callable[..., Any]) -> str:
@@ -174,8 +210,12 @@ class Counts:
     """Numbers the calls of one forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._paths = paths(model)
+        self._model = model
         self._seen: Counter[tuple[str, str | None]] = Counter()
+
+    @cached_property
+    def _paths(self) -> dict[int, str]:
+        return paths(self._model)
 
     def module(self, path: str) -> Tap:
         """Note that a module returned."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hirescam import taps, targets
-from hirescam.borrow import Call, session
+from hirescam.borrow import Call, eager, session
 from hirescam.errors import LayerError
 from hirescam.graph import without_inference
 from hirescam.head import Head, batched, chunks, tensors_in
@@ -152,16 +152,16 @@ class Pass:
         return chunks(self.score.shape[1], most_bytes // max(1, self.leaf.nbytes))
 
     def _gradients(self, scores: slice, seed: float) -> Tensor:
-        with session(self.model, grad=True):
+        with session(grad=True):
             found = _gradients(self.score[:, scores] * seed, self.leaf, self.request)
             return _canonical(found, self.layout)
 
     def _curvature(self, scores: slice, directions: Tensor) -> Tensor:
-        with session(self.model, grad=True):
+        with session(grad=True):
             return _curvature(self.score[:, scores], self.leaf, directions, self.layout)
 
     def _rescore(self, activations: Tensor) -> Tensor:
-        with session(self.model, grad=False):
+        with session(grad=False):
             many = self.layout.write(activations.flatten(0, 1), tuple(self.leaf.shape))
             many = many.unflatten(0, activations.shape[:2]).to(self.leaf.dtype)
             if not self.head.replayable:
@@ -180,7 +180,7 @@ class Pass:
         return self.bound.score(self._logits_of(output))
 
     def _score_images(self, images: Tensor) -> Tensor:
-        with session(self.model, grad=False):
+        with session(grad=False):
             parts = _many_images(self.model, self.call, self.request, images)
             return _widen(torch.stack([self.bound.score(logits) for logits in parts]))
 
@@ -207,7 +207,7 @@ def forward(model: nn.Module, call: Call, request: Request) -> Pass:
         TargetError: the target does not fit the output.
         ModelError: the model failed, or its output overflowed.
     """
-    with session(model, grad=request.differentiable):
+    with session(grad=request.differentiable), eager(model):
         cut = _Cut(model, request)
         with cut.active():
             output = call.run(model)
@@ -260,7 +260,7 @@ def _gradient_or_zero(scalar: Tensor, leaf: Tensor) -> Tensor:
 
 def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor) -> Any:
     """Run the whole model with the layer's output replaced (in the layer's own shape)."""
-    with session(model, grad=False):
+    with session(grad=False), eager(model):
         cut = _Cut(model, request, replacement=activations)
         with cut.active():
             output = call.run(model)
@@ -270,7 +270,7 @@ def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor
 
 def output_at(model: nn.Module, call: Call, request: Request, images: Tensor) -> Tensor:
     """Run the model on other images and return the layer's own output."""
-    with session(model, grad=False):
+    with session(grad=False):
         if call.key is None:
             return _output_at(model, call.replace(images), request)
         batch = call.images.shape[0]
@@ -352,6 +352,7 @@ class _Cut:
         self._request = request
         self._replacement = replacement
         self._counts = taps.Counts(model)
+        self._calls = taps.Calls(self._on_call)
         self._leaf: Tensor | None = None
         self._head: Head | None = None
 
@@ -359,7 +360,9 @@ class _Cut:
     def active(self) -> Iterator[None]:
         tap = self._request.tap
         module = [] if tap.function else [(tap.module, self._model.get_submodule(tap.module))]
-        with taps.module_outputs(module, self._on_output), taps.Calls(self._on_call):
+        with taps.module_outputs(module, self._on_output), self._calls as calls:
+            if tap.function:
+                calls.start()
             yield
 
     def result(self) -> tuple[Tensor, Head]:
@@ -416,6 +419,7 @@ class _Cut:
         with torch.inference_mode(False), torch.enable_grad():
             fed = leaf.clone()
         self._leaf, self._head = leaf, Head(fed)
+        self._calls.start()
         if self._replacement is None:
             torch._C._set_grad_enabled(True)
         return pytree.tree_map(lambda item: fed if item is found[0] else item, output)
