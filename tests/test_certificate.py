@@ -237,9 +237,9 @@ def test_a_lying_custom_op_named_like_a_known_one_is_other() -> None:
 
 def test_the_probe_overrules_a_graph_that_looks_affine(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the tables were wrong about an op, the weaker verdict would stand."""
-    from hirescam import graph
+    from hirescam import ops
 
-    monkeypatch.setattr(graph, "_LINEAR", graph._LINEAR | {"Silu"})
+    monkeypatch.setattr(ops, "_LINEAR", ops._LINEAR | {"Silu"})
     certificate = certify(After(F.silu), "conv")
     assert certificate.guarantee == "none"
     assert "the weaker verdict stands" in str(certificate)

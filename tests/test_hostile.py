@@ -290,8 +290,9 @@ def test_other_ops_in_place_after_the_layer(op: Callable[[Tensor], Tensor]) -> N
 def test_rescoring_after_an_op_in_place_is_right(op: Callable[[Tensor], Tensor]) -> None:
     """The head is replayed from a list of calls; in-place ones must start afresh every time."""
     from hirescam.borrow import as_call
+    from hirescam.cut import Request
     from hirescam.taps import Tap
-    from hirescam.trace import Request, trace
+    from hirescam.trace import trace
 
     model = build(op).double()
     x = pictures().double()

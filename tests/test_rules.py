@@ -8,10 +8,11 @@ import torch
 import hirescam
 import oracles
 from hirescam.borrow import as_call
+from hirescam.cut import Request
 from hirescam.errors import RuleError
 from hirescam.rulebook.registry import GRADIENTS, rule, rules
 from hirescam.taps import Tap
-from hirescam.trace import Request, trace
+from hirescam.trace import trace
 from toys import FlattenNet, PooledNet, images, ready
 
 RULES = sorted(rules())

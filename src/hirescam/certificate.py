@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hirescam.borrow import Call
-from hirescam.graph import Graph, Kind, Op, Sighting
+from hirescam.cut import Request, run_from
+from hirescam.graph import Graph, Sighting
+from hirescam.ops import Kind, Op
 from hirescam.rulebook.gradient import hirescam as hirescam_rule
 from hirescam.rulebook.gradient import over_space
 from hirescam.rulebook.registry import Map
 from hirescam.targets import logits_of
-from hirescam.trace import Request, Trace, forward, run_from
+from hirescam.trace import Trace, forward
 
 _MOST_CELLS = 64
 _TINY = 1e-30

@@ -173,9 +173,7 @@ def demo(
 
 @app.command()
 def explain(  # noqa: PLR0913
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", help="Picture files, or folders of them.")
-    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Picture files, or folders of them.")],
     model: Spec,
     weights: Weights = None,
     labels: Labels = None,

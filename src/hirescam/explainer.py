@@ -11,6 +11,7 @@ from hirescam import certificate as certificates
 from hirescam import selection, taps, targets
 from hirescam.borrow import Call, Inputs, as_call, check_model, unwrap
 from hirescam.certificate import Certificate, Guarantee
+from hirescam.cut import Request, output_at
 from hirescam.errors import LayerError, ModelError
 from hirescam.explanation import Explanation, Origin
 from hirescam.graph import Graph, Sighting, read
@@ -19,7 +20,7 @@ from hirescam.receptive_field import ReceptiveField, receptive_field
 from hirescam.rulebook import Rule, get
 from hirescam.selection import Layer
 from hirescam.targets import OutputSelector, Region, Target, is_class_target
-from hirescam.trace import Pass, Request, forward, output_at
+from hirescam.trace import Pass, forward
 
 _CERTIFIED_IMAGES = 2
 

@@ -46,6 +46,19 @@ def mutates(name: str, kwargs: dict[str, Any]) -> bool:
     return in_place or name == "__setitem__" or "out" in kwargs
 
 
+def without_inference(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Replace inference tensors (a model built under ``inference_mode``) by copies autograd can save."""
+    if not any(tensor.is_inference() for tensor in tensors_in((args, kwargs))):
+        return args, kwargs
+
+    def plain(item: Any) -> Any:
+        return item.clone() if isinstance(item, Tensor) and item.is_inference() else item
+
+    return pytree.tree_map(plain, (args, kwargs))  # type: ignore[no-any-return]
+
+
 class Head:
     """Records the calls after a layer and runs them again."""
 

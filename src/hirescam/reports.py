@@ -36,6 +36,10 @@ MEASURED_PICTURES = 20
 SAME = 1e-3
 """Maps that differ by less than this share of their largest value are called the same."""
 
+_POOLED = (
+    "The head averages over places before its linear layer, so the gradient is the same everywhere and "
+    "averaging it changes nothing."
+)
 _MOST_NAME_BYTES = 100
 _TILE = 420
 _PAPER, _INK, _SOFT = (255, 255, 255), (29, 29, 31), (98, 98, 95)
@@ -360,6 +364,7 @@ def panel(tiles: Sequence[tuple[Image.Image, str]], *, foot: str = "", width: in
     shown = [_scaled(image, width) for image, _ in tiles]
     height = max(image.height for image in shown)
     whole = len(tiles) * (width + gap) + gap
+    foot = foot.replace(pages.MINUS, "-")  # Pillow's own font has no true minus sign
     lines = _wrapped(foot, whole - 2 * gap, size)
     canvas = Image.new("RGB", (whole, height + 2 * gap + 2 * size + len(lines) * size * 3 // 2), _PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -625,7 +630,8 @@ def _remark(name: str, other: str, first: Explanation, second: Explanation) -> s
     gap = _gap(first.raw, second.raw)
     if gap <= SAME:
         same = f"{other} gives the same map as {name}"
-        return f"{same} (largest difference {pages.error(gap)} of the largest value)."
+        why = f" {_POOLED}" if first.certificate.same_as_gradcam else ""
+        return f"{same} (largest difference {pages.error(gap)} of the largest value).{why}"
     factor = float((first.raw * second.raw).sum() / (first.raw * first.raw).sum().clamp_min(1e-30))
     if _gap(second.raw, factor * first.raw) <= SAME:
         return (

@@ -7,8 +7,9 @@ from torch import nn
 from hirescam.borrow import Call
 from hirescam.certificate import Guarantee, grade
 from hirescam.errors import LayerError
-from hirescam.graph import Graph, Op, Sighting
+from hirescam.graph import Graph, Sighting
 from hirescam.layout import Layout, infer
+from hirescam.ops import Op
 from hirescam.taps import Tap
 
 

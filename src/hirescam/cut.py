@@ -1,0 +1,164 @@
+"""Cut one forward pass in two at a layer: no graph before it, tape and list of calls after it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hirescam import taps
+from hirescam.borrow import Call, eager, session
+from hirescam.errors import LayerError
+from hirescam.head import Head, tensors_in, without_inference
+from hirescam.normalisers import HELD
+from hirescam.taps import Tap
+from hirescam.targets import OutputSelector, Target
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which layer and which score a trace is about.
+
+    Attributes:
+        tap: the layer.
+        target: what is explained.
+        output: how to find the logits in the model's output.
+        grid: how locations are arranged, where that cannot be seen from the shape.
+        hold: treat the divisors of normalisers as constants.
+        differentiable: keep the graph through the whole network, for maps in a loss.
+        progress: told (done, total) while many passes run.
+    """
+
+    tap: Tap
+    target: Target = None
+    output: OutputSelector = None
+    grid: tuple[int, ...] | None = None
+    hold: bool = False
+    differentiable: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+
+class Cut:
+    """Watches one forward pass for the tap and takes over from there."""
+
+    def __init__(self, model: nn.Module, request: Request, replacement: Tensor | None = None) -> None:
+        self._model = model
+        self._request = request
+        self._replacement = replacement
+        self._counts = taps.Counts(model)
+        self._calls = taps.Calls(self._on_call)
+        self._leaf: Tensor | None = None
+        self._head: Head | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Watch while the block runs the model."""
+        tap = self._request.tap
+        module = [] if tap.function else [(tap.module, self._model.get_submodule(tap.module))]
+        with taps.module_outputs(module, self._on_output), self._calls as calls:
+            if tap.function:
+                calls.start()
+            yield
+
+    def result(self) -> tuple[Tensor, Head]:
+        """The layer's output as a leaf, and the calls after it.
+
+        Raises:
+            LayerError: the layer was not met, or met several times without saying which.
+        """
+        tap = self._request.tap
+        calls = self._counts.of(tap)
+        if self._leaf is None or self._head is None:
+            raise LayerError(
+                f"layer={tap.name!r} was not called in this forward pass"
+                + (f" that often (calls: {calls})" if calls else "")
+                + ": choose one that is, see hirescam.layers(model, images)"
+            )
+        if tap.number is None and calls > 1:
+            raise LayerError(
+                f"layer={tap.name!r} is called {calls} times in one forward pass: say which call, "
+                f"{tap.name + '#1'!r} to {f'{tap.name}#{calls}'!r}"
+            )
+        return self._leaf, self._head
+
+    def _on_output(self, path: str, output: Any) -> Any:
+        seen = self._counts.module(path)
+        return self._take(output) if self._matches(seen) else None
+
+    def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = taps.function_name(func)
+        if self._head is None:
+            result = func(*args, **kwargs)
+        elif name == "_set_grad_enabled":
+            return None
+        else:
+            args, kwargs = without_inference(args, kwargs)
+            if self._request.hold and name in HELD:
+                with torch.no_grad():
+                    func = HELD[name](*args, **kwargs)
+                args, kwargs = (args[0] if args else kwargs["input"],), {}
+            result = self._head.call(name, func, args, kwargs)
+        if taps.tap_name(name) == self._request.tap.function:
+            seen = self._counts.function(func)
+            return self._take(result) if self._matches(seen) else result
+        return result
+
+    def _matches(self, seen: Tap) -> bool:
+        wanted = self._request.tap
+        number = wanted.number or 1
+        return (wanted.module, wanted.function, number) == (seen.module, seen.function, seen.number)
+
+    def _take(self, output: Any) -> Any:
+        found = tensors_in(output)[:1]
+        if not found or not found[0].is_floating_point():
+            raise LayerError(
+                f"layer={self._request.tap.name!r} returned {type(output).__name__} without a float "
+                "tensor: choose a layer whose output is one"
+            )
+        leaf = self._leaf_from(found[0])
+        with torch.inference_mode(False), torch.enable_grad():
+            fed = leaf.clone()
+        self._leaf, self._head = leaf, Head(fed)
+        self._calls.start()
+        if self._replacement is None:
+            torch._C._set_grad_enabled(True)
+        return pytree.tree_map(lambda item: fed if item is found[0] else item, output)
+
+    def _leaf_from(self, tensor: Tensor) -> Tensor:
+        with torch.inference_mode(False):
+            if self._replacement is not None:
+                return self._replacement
+            if self._request.differentiable:
+                return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            plain = tensor.clone() if tensor.is_inference() else tensor.detach()
+            return plain.requires_grad_()
+
+
+def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor) -> Any:
+    """Run the whole model with the layer's output replaced (in the layer's own shape)."""
+    with session(grad=False), eager(model):
+        cut = Cut(model, request, replacement=activations)
+        with cut.active():
+            output = call.run(model)
+        cut.result()
+        return output
+
+
+def output_at(model: nn.Module, call: Call, request: Request, images: Tensor) -> Tensor:
+    """Run the model on other images and return the layer's own output."""
+    with session(grad=False):
+        if call.key is None:
+            return _output_at(model, call.replace(images), request)
+        batch = call.images.shape[0]
+        rows = [image.expand(batch, *image.shape) for image in images]
+        return torch.cat([_output_at(model, call.replace(row), request)[:1] for row in rows])
+
+
+def _output_at(model: nn.Module, call: Call, request: Request) -> Tensor:
+    cut = Cut(model, request)
+    with cut.active():
+        call.run(model)
+    return cut.result()[0].detach()
