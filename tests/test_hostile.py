@@ -529,6 +529,7 @@ def _() -> str:
 def _() -> str:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = explain(build(), pictures())
+    assert result.raw.dtype == torch.float32
     return check(result, reference(build(), pictures()), 0.1)
 
 

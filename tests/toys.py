@@ -194,3 +194,17 @@ def ready(model: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.to(dtype).eval()
+
+
+class AllButLast(nn.Module):
+    """An affine op in place right after the layer that is explained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(6 * SIDE**2, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        features *= 3
+        return self.head(features.flatten(1))

@@ -18,7 +18,7 @@ from hirescam.rulebook.gradient import hirescam as hirescam_rule
 from hirescam.rulebook.gradient import over_space
 from hirescam.rulebook.registry import Map
 from hirescam.targets import logits_of
-from hirescam.trace import Trace, forward
+from hirescam.trace import Pass, Trace, forward
 
 _MOST_CELLS = 64
 _TINY = 1e-30
@@ -228,8 +228,8 @@ def tolerance_of(dtype: torch.dtype) -> float:
 
 def certify_tap(
     model: nn.Module, call: Call, request: Request, graph: Graph, sighting: Sighting
-) -> Certificate:
-    """Judge one tap by structure and probes."""
+) -> tuple[Certificate, Pass]:
+    """Judge one tap by structure and probes; also return the pass that the probes were made on."""
     guarantee, _ = grade(graph, sighting)
     head = graph.head(sighting)
     breaks = breaking(head)
@@ -249,7 +249,7 @@ def certify_tap(
     connected = finished.connected()
     positions, locations = int(connected.sum()), connected.numel()
     advice = _advice(guarantee, head, bypass, positions == 1 < locations, doubt)
-    return Certificate(
+    certificate = Certificate(
         guarantee=guarantee,
         layer=request.tap.name,
         head=tuple(op.name for op in head),
@@ -263,6 +263,7 @@ def certify_tap(
         reason=_reason(guarantee, breaks, bypass, doubt),
         advice=advice,
     )
+    return certificate, finished
 
 
 def _doubt(graph: Graph, traced: Trace, laws: Laws, hidden_bypass: bool) -> str:

@@ -15,7 +15,7 @@ from hirescam.errors import LayerError
 from hirescam.head import Head, tensors_in, without_inference
 from hirescam.normalisers import HELD
 from hirescam.taps import Tap
-from hirescam.targets import OutputSelector, Target
+from hirescam.targets import OutputSelector, Target, logits_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Cut:
 
     def _on_output(self, path: str, output: Any) -> Any:
         seen = self._counts.module(path)
-        return self._take(output) if self._matches(seen) else None
+        return self._take(output) if _is(self._request.tap, seen) else None
 
     def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
@@ -103,13 +103,8 @@ class Cut:
             result = self._head.call(name, func, args, kwargs)
         if taps.tap_name(name) == self._request.tap.function:
             seen = self._counts.function(func)
-            return self._take(result) if self._matches(seen) else result
+            return self._take(result) if _is(self._request.tap, seen) else result
         return result
-
-    def _matches(self, seen: Tap) -> bool:
-        wanted = self._request.tap
-        number = wanted.number or 1
-        return (wanted.module, wanted.function, number) == (seen.module, seen.function, seen.number)
 
     def _take(self, output: Any) -> Any:
         found = tensors_in(output)[:1]
@@ -145,6 +140,42 @@ def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor
             output = call.run(model)
         cut.result()
         return output
+
+
+def look(model: nn.Module, call: Call, request: Request) -> tuple[Tensor, Tensor]:
+    """Run the model as it is, without any graph, and copy the layer's output on the way.
+
+    Returns:
+        The layer's output in its own shape, and the logits.
+    """
+    tap, counts, found = request.tap, taps.Counts(model), list[Tensor]()
+
+    def note(seen: Tap, output: Any) -> None:
+        if _is(tap, seen):
+            found.extend(tensor.clone() for tensor in tensors_in(output)[:1])
+
+    def on_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        if taps.tap_name(taps.function_name(func)) == tap.function:
+            note(counts.function(func), result)
+        return result
+
+    modules = [] if tap.function else [(tap.module, model.get_submodule(tap.module))]
+    with torch.inference_mode(), eager(model), taps.Calls(on_call) as calls:
+        if tap.function:
+            calls.start()
+        with taps.module_outputs(modules, lambda path, output: note(counts.module(path), output)):
+            output = call.run(model)
+        logits = logits_of(output, request.output, call.images.shape[0])
+    if not found:
+        raise LayerError(f"layer={tap.name!r} was not called in this forward pass")
+    return found[0], logits.clone()
+
+
+def _is(wanted: Tap, seen: Tap) -> bool:
+    """Whether a numbered sighting is the wanted tap; without a number the first call is meant."""
+    number = wanted.number or 1
+    return (wanted.module, wanted.function, number) == (seen.module, seen.function, seen.number)
 
 
 def output_at(model: nn.Module, call: Call, request: Request, images: Tensor) -> Tensor:

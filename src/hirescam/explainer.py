@@ -1,6 +1,7 @@
 """The friendly verbs: choose and certify a layer once, trace, apply a rule, freeze the result."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from hirescam import certificate as certificates
 from hirescam import selection, taps, targets
 from hirescam.borrow import Call, Inputs, as_call, check_model, unwrap
 from hirescam.certificate import Certificate, Guarantee
+from hirescam.closed_form import ClosedForm, Maps, StaleHead
 from hirescam.cut import Request, output_at
 from hirescam.errors import LayerError, ModelError
 from hirescam.explanation import Explanation, Origin
@@ -19,10 +21,11 @@ from hirescam.layout import infer
 from hirescam.receptive_field import ReceptiveField, receptive_field
 from hirescam.rulebook import Rule, get
 from hirescam.selection import Layer
-from hirescam.targets import OutputSelector, Region, Target, is_class_target
+from hirescam.targets import OutputSelector, Region, Target, is_class_target, is_indexed
 from hirescam.trace import Pass, forward
 
 _CERTIFIED_IMAGES = 2
+_MOST_RENEWALS = 3  # in a row; a head that changes at every call, as in training, is not worth caching
 
 LayerName = str | nn.Module | None
 """A layer by name, by module, or None for the automatic choice."""
@@ -32,6 +35,7 @@ LayerName = str | nn.Module | None
 class _Plan:
     request: Request
     certificate: Certificate
+    closed_form: ClosedForm | None
 
 
 class Explainer:
@@ -70,6 +74,7 @@ class Explainer:
         self._grid = None if grid is None else tuple(grid)
         self._progress = progress
         self._plans: dict[object, _Plan] = {}
+        self._renewed: Counter[object] = Counter()
         self._lock = threading.Lock()
 
     def __call__(
@@ -95,10 +100,15 @@ class Explainer:
         chosen = get(rule)
         call = self._begin(images)
         plan = self._plan(call, target)
+        if chosen.name == "hirescam" and is_indexed(target) and not differentiable:
+            result = self._in_closed_form(call, plan, target)
+            if result is not None:
+                return result
+            plan = self._plan(call, target)
         hold = chosen.holds and plan.certificate.guarantee is Guarantee.CONDITIONAL
         request = replace(plan.request, target=target, hold=hold, differentiable=differentiable)
         finished = forward(self.model, call, request)
-        return self._explanation(call, plan, chosen, finished, _map(chosen, finished))
+        return self._explanation(call, plan, chosen, _maps(finished, _map(chosen, finished)))
 
     def compare(
         self,
@@ -121,7 +131,7 @@ class Explainer:
             finished = forward(self.model, call, request)
             raw = _map(chosen, finished)
             laws = certificates.measure(finished.trace(), raw)
-            result = self._explanation(call, plan, chosen, finished, raw)
+            result = self._explanation(call, plan, chosen, _maps(finished, raw))
             results[chosen.name] = replace(result, laws=laws)
         return results
 
@@ -148,14 +158,35 @@ class Explainer:
         return read(self.model, call, scores)
 
     def _plan(self, call: Call, target: Target) -> _Plan:
-        kind = "class" if is_class_target(target) else target
-        key = (tuple(call.images.shape[1:]), call.images.dtype, call.images.device, kind)
+        key = _key(call, target)
         with self._lock:
             if key not in self._plans:
-                self._plans[key] = self._make_plan(call, target)
+                self._plans[key] = self._make_plan(call, target, key)
             return self._plans[key]
 
-    def _make_plan(self, call: Call, target: Target) -> _Plan:
+    def _in_closed_form(self, call: Call, plan: _Plan, target: Target) -> Explanation | None:
+        """Maps without a backward pass; None where the gradient path has to answer."""
+        closed_form = plan.closed_form
+        if closed_form is None or call.key is not None:
+            return None
+        try:
+            maps = closed_form.maps(self.model, call, replace(plan.request, target=target))
+        except StaleHead:
+            self._renew(call, target)
+            return None
+        if maps is None:
+            return None
+        self._renewed.pop(_key(call, target), None)
+        return self._explanation(call, plan, get("hirescam"), maps)
+
+    def _renew(self, call: Call, target: Target) -> None:
+        """Certify again before the next answer: the head is not what it was."""
+        key = _key(call, target)
+        with self._lock:
+            self._plans.pop(key, None)
+            self._renewed[key] += 1
+
+    def _make_plan(self, call: Call, target: Target, key: object) -> _Plan:
         if is_class_target(target) and not isinstance(target, Region):
             target = None
             call = call.first(_CERTIFIED_IMAGES)
@@ -163,8 +194,11 @@ class Explainer:
         sighting = self._sighting(graph, call)
         tap = graph.name(sighting.tap)
         request = Request(tap, target, self._output, self._grid, progress=self._progress)
-        certificate = certificates.certify_tap(self.model, call, request, graph, sighting)
-        return _Plan(replace(request, target=None), certificate)
+        certificate, finished = certificates.certify_tap(self.model, call, request, graph, sighting)
+        exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
+        steady = self._renewed[key] < _MOST_RENEWALS
+        closed_form = ClosedForm(finished, pooled=certificate.same_as_gradcam) if exact and steady else None
+        return _Plan(replace(request, target=None), certificate, closed_form)
 
     def _sighting(self, graph: Graph, call: Call) -> Sighting:
         if self._tap is None:
@@ -185,25 +219,24 @@ class Explainer:
             )
         return seen[0]
 
-    def _explanation(self, call: Call, plan: _Plan, chosen: Rule, finished: Pass, raw: Tensor) -> Explanation:
-        _check_finite(raw)
-        layout = finished.layout
+    def _explanation(self, call: Call, plan: _Plan, chosen: Rule, maps: Maps) -> Explanation:
+        _check_finite(maps.raw)
         image_size = tuple(call.images.shape[2:])
 
         def field(cell: tuple[int, ...] | None) -> ReceptiveField:
             return self._receptive_field(call, plan.request, cell)
 
         return Explanation(
-            raw=raw,
-            score=finished.kept(finished.score).to(raw.dtype),
-            target=finished.bound.index,
-            logits=finished.kept(finished.logits),
+            raw=maps.raw,
+            score=maps.score,
+            target=maps.index,
+            logits=maps.logits,
             layer=plan.certificate.layer,
             rule=chosen.name,
             certificate=plan.certificate,
             image_size=image_size,
-            grid=layout.grid,
-            prefix=layout.prefix,
+            grid=maps.layout.grid,
+            prefix=maps.layout.prefix,
             model=type(self.model).__name__,
             origin=Origin(self.model, field),
         )
@@ -228,6 +261,19 @@ class Explainer:
 def _map(chosen: Rule, finished: Pass) -> Tensor:
     parts = [chosen.function(finished.trace(part)) for part in finished.chunks()]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _maps(finished: Pass, raw: Tensor) -> Maps:
+    score = finished.kept(finished.score).to(raw.dtype)
+    return Maps(raw, score, finished.bound.index, finished.kept(finished.logits), finished.layout)
+
+
+def _key(call: Call, target: Target) -> tuple[object, ...]:
+    """What a certificate depends on: the kind of image, of score and of arithmetic."""
+    images = call.images
+    kind = "class" if is_class_target(target) else target
+    half = torch.is_autocast_enabled(images.device.type)
+    return (tuple(images.shape[1:]), images.dtype, images.device, half, kind)
 
 
 def _check_finite(raw: Tensor) -> None:

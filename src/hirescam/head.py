@@ -96,6 +96,10 @@ class Head:
             self._steps.append(_Step(func, stored[0], stored[1], slots))
         return result
 
+    def constants(self) -> list[Tensor]:
+        """The tensors from outside that the calls read: parameters, buffers."""
+        return tensors_in([(step.args, step.kwargs) for step in self._steps])
+
     def finish(self, output: Tensor) -> None:
         """Say which of the values is the result."""
         self._result = self._slots.get(id(output))

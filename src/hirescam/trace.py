@@ -89,7 +89,7 @@ class Pass:
         return Trace(
             activations=self.activations,
             gradients=self._gradients(scores, 1.0),
-            score=_widen(self.kept(self.score[:, scores])),
+            score=widen(self.kept(self.score[:, scores])),
             index=self.bound.index[:, scores],
             logits=self.kept(self.logits),
             layout=self.layout,
@@ -106,7 +106,7 @@ class Pass:
     @property
     def activations(self) -> Tensor:
         """``(b, k, *space)``."""
-        return _widen(self.kept(self.layout.read(self.leaf)))
+        return widen(self.kept(self.layout.read(self.leaf)))
 
     def kept(self, tensor: Tensor) -> Tensor:
         """Off the tape, unless the maps are to be differentiated."""
@@ -124,6 +124,12 @@ class Pass:
         """Cut the scores so that the gradients of one part stay under a memory bound."""
         return chunks(self.score.shape[1], most_bytes // max(1, self.leaf.nbytes))
 
+    def jacobian(self, classes: list[int]) -> Tensor:
+        """``(m, k, *space)``: gradients of some logits of the first image, which an exact head shares."""
+        with session(grad=True):
+            picked = self.logits[:, classes]
+            return _canonical(_gradients(picked, self.leaf, self.request), self.layout)[0]
+
     def _gradients(self, scores: slice, seed: float) -> Tensor:
         with session(grad=True):
             found = _gradients(self.score[:, scores] * seed, self.leaf, self.request)
@@ -138,12 +144,12 @@ class Pass:
             many = self.layout.write(activations.flatten(0, 1), tuple(self.leaf.shape))
             many = many.unflatten(0, activations.shape[:2]).to(self.leaf.dtype)
             if not self.head.replayable:
-                return _widen(torch.stack([self._rerun(item) for item in many]))
+                return widen(torch.stack([self._rerun(item) for item in many]))
             parts = []
             for part in chunks(len(many), _RESCORE_BYTES // max(1, self.leaf.nbytes)):
                 parts.append(batched(self._replay, many[part]))
                 _report(self.request, part.stop, len(many))
-            return _widen(torch.cat(parts))
+            return widen(torch.cat(parts))
 
     def _replay(self, activations: Tensor) -> Tensor:
         return self.bound.score(self.head.run(activations))
@@ -155,7 +161,7 @@ class Pass:
     def _score_images(self, images: Tensor) -> Tensor:
         with session(grad=False):
             parts = _many_images(self.model, self.call, self.request, images)
-            return _widen(torch.stack([self.bound.score(logits) for logits in parts]))
+            return widen(torch.stack([self.bound.score(logits) for logits in parts]))
 
     def _again(self, images: Tensor) -> "Pass":
         indexed = targets.is_indexed(self.request.target)
@@ -231,7 +237,7 @@ def _gradient_or_zero(scalar: Tensor, leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if found is None else found.detach()
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def widen(tensor: Tensor) -> Tensor:
     """Half precision carries activations, not sums."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -286,5 +292,5 @@ def _disconnected(tap: Tap) -> str:
 def _canonical(gradients: Tensor, layout: Layout) -> Tensor:
     """From ``(t, b, ...)`` in the layer's own shape to ``(b, t, k, *space)``."""
     count, batch = gradients.shape[:2]
-    read: Tensor = layout.read(_widen(gradients).flatten(0, 1)).unflatten(0, (count, batch))
+    read: Tensor = layout.read(widen(gradients).flatten(0, 1)).unflatten(0, (count, batch))
     return read.transpose(0, 1)

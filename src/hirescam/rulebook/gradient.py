@@ -17,7 +17,8 @@ _CONSTANT = 1e-3
 
 def combine(weights: Tensor, activations: Tensor) -> Map:
     """Σ_k W[b, t, k, *s] · A[b, k, *s]; the only place where channels are summed."""
-    return torch.einsum("btk...,bk...->bt...", weights, activations)
+    with torch.autocast(weights.device.type, enabled=False):  # sums stay in full precision
+        return torch.einsum("btk...,bk...->bt...", weights, activations)
 
 
 def over_space(weights: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""The constant Jacobian of an exact head: maps for one class or a thousand without a backward pass.
+
+For an exact head J[c, k, s] = ∂score_c/∂A[k, s] is a constant of the model, so that
+
+    raw[b, c, s] = Σ_k J[c, k, s] · A[b, k, s]
+
+is a matrix product for each location (one for all of them where J does not vary over space). J is taken
+class by class, when a class is first asked for, from the head's graph of the pass that certified it.
+
+Every result checks itself: Σ_s raw + offset must give the logit that the same forward pass produced.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hirescam import targets
+from hirescam.borrow import Call
+from hirescam.certificate import tolerance_of
+from hirescam.cut import Request, look
+from hirescam.head import chunks
+from hirescam.layout import Layout
+from hirescam.trace import Pass, widen
+
+MOST_BYTES = 768 * 2**20
+_CLASSES_TOGETHER = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What a closed-form pass gives: raw maps, scores, class indices, logits."""
+
+    raw: Tensor
+    score: Tensor
+    index: Tensor
+    logits: Tensor
+    layout: Layout
+
+
+class StaleHead(Exception):  # noqa: N818 - never seen outside
+    """The head is not the one whose Jacobian is known."""
+
+
+class ClosedForm:
+    """Computes HiResCAM maps of one exact head; keeps its Jacobian up to a bound of memory.
+
+    Args:
+        finished: the pass that certified the head.
+        pooled: whether J is the same at every location.
+        most_bytes: keep no more of J than this; classes that do not fit are left to the gradient path.
+    """
+
+    def __init__(self, finished: Pass, *, pooled: bool, most_bytes: int = MOST_BYTES) -> None:
+        self._pass = finished
+        self._pooled = pooled
+        self._classes = finished.logits.shape[1]
+        self._offset = torch.zeros(0)
+        self._rows: Tensor | None = None  # (c, k) where pooled, else (s, c, k): classes in known order
+        self._known: dict[int, int] = {}
+        row = finished.activations[0].nbytes // (finished.layout.locations if pooled else 1)
+        self._most_rows = most_bytes // max(1, row)
+        self._watched = [(tensor, _version(tensor)) for tensor in finished.head.constants()]
+        self._lock = threading.Lock()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the head's parameters are as they were when it was certified."""
+        return all(_version(tensor) == version for tensor, version in self._watched)
+
+    def maps(self, model: nn.Module, call: Call, request: Request) -> Maps | None:
+        """Run the model once, as it is, and explain it.
+
+        Returns:
+            None where more classes are asked for than the bound of memory allows.
+
+        Raises:
+            StaleHead: the cached head does not reproduce this pass's logits: weights were changed, a module
+                was swapped, another branch was taken.
+        """
+        if not self.fresh:
+            raise StaleHead
+        leaf, logits = look(model, call, request)
+        targets.check_finite(logits)
+        bound = targets.bind(request.target, logits)
+        layout = self._pass.layout
+        activations = widen(layout.read(leaf)).flatten(2)
+        found = self._rows_for(bound.index)
+        if found is None:
+            return None
+        if leaf.shape[1:] != self._pass.leaf.shape[1:]:
+            raise StaleHead
+        rows, places, offset = found
+        with torch.autocast(leaf.device.type, enabled=False):  # sums stay in full precision
+            flat = self._multiply(rows, places, activations)
+        score = widen(bound.score(logits))
+        if not _reproduces(flat, offset[places], score, logits.dtype):
+            raise StaleHead
+        raw = flat.unflatten(2, layout.space)
+        return Maps(raw, score, bound.index, logits, layout)
+
+    def _multiply(self, rows: Tensor, places: Tensor, activations: Tensor) -> Tensor:
+        """From activations ``(b, k, s)`` to maps ``(b, t, s)``; ``places`` are rows ``(b, t)``."""
+        shared = len(places) == 1 or bool((places == places[0]).all())
+        if self._pooled:
+            chosen = _take(rows, places[0], 0) if shared else rows[places]
+            return torch.matmul(chosen, activations)
+        by_location = activations.permute(2, 1, 0)
+        if shared:
+            return torch.bmm(_take(rows, places[0], 1), by_location).permute(2, 1, 0)
+        chosen = rows[:, places].permute(1, 2, 0, 3)  # (b, t, s, k)
+        return torch.einsum("btsk,bks->bts", chosen, activations)
+
+    def _rows_for(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        wanted = torch.unique(index).tolist() if index.shape[1] < self._classes else range(self._classes)
+        with self._lock:
+            missing = [label for label in wanted if label not in self._known]
+            if len(self._known) + len(missing) > self._most_rows:
+                return None
+            for part in chunks(len(missing), _CLASSES_TOGETHER):
+                self._learn(missing[part])
+            rows, offset = self._rows, self._offset
+            if rows is None:
+                return None
+            if len(self._known) == self._classes and self._in_order:
+                return rows, index, offset
+            order = [self._known[label] for label in index.flatten().tolist()]
+        return rows, torch.tensor(order, device=index.device).reshape(index.shape), offset
+
+    @property
+    def _in_order(self) -> bool:
+        return all(label == place for label, place in self._known.items())
+
+    def _learn(self, classes: list[int]) -> None:
+        """Take the Jacobian of some classes from the certified pass."""
+        jacobian = self._pass.jacobian(classes).flatten(2)  # (m, k, s)
+        activations = self._pass.activations[:1].flatten(2)
+        scores = widen(self._pass.logits.detach()[0, classes])
+        offset = scores - (jacobian * activations).sum((1, 2))
+        fresh = jacobian.mean(2) if self._pooled else jacobian.permute(2, 0, 1).contiguous()
+        old, axis = self._rows, 0 if self._pooled else 1
+        self._rows = fresh if old is None else torch.cat([old, fresh], dim=axis)
+        self._offset = torch.cat([self._offset.to(offset), offset])
+        for label in classes:
+            self._known[label] = len(self._known)
+
+
+def _take(rows: Tensor, places: Tensor, axis: int) -> Tensor:
+    """Rows by number, without a copy where all are wanted in order."""
+    count = rows.shape[axis]
+    if len(places) == count and bool((places == torch.arange(count, device=places.device)).all()):
+        return rows
+    return rows.index_select(axis, places)
+
+
+def _reproduces(flat: Tensor, offset: Tensor, score: Tensor, dtype: torch.dtype) -> bool:
+    wrong = (flat.sum(2) + offset - score).abs()
+    size = flat.abs().sum(2) + offset.abs() + score.abs()
+    return bool((wrong <= tolerance_of(dtype) * size).all())
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
