@@ -120,8 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = typer.main.get_command(app).main(args=words, prog_name="hirescam", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
@@ -130,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _say(_described(error))
         return FAILED
+    _say("interrupted" if status == INTERRUPTED else "")
     return status if isinstance(status, int) else OK
 
 
@@ -203,7 +203,7 @@ def explain(  # noqa: PLR0913
     wish = Wish(
         reports.target_of(loaded, target or (), top), layer, get(rule).name, sign.value, resample.value, batch
     )
-    paths = io.find_images(images)
+    paths = reports.find_pictures(images, out)
     with _progress("explaining", len(paths)) as advance:
         report = reports.explain_files(
             loaded, paths, wish=wish, out=out, progress=advance, complain=lambda failure: _say(failure.error)

@@ -34,6 +34,7 @@ _PACKAGES = ("skimage", "sklearn", "torchvision")
 _HEADER = ("network", "head", "verdict", "completeness error", "location error", "what the maps show")
 _SHOWN_DIGITS = 4
 _DIGIT_SIDE = 8
+_MOSAIC_TILE = 380
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,10 +373,9 @@ def _photos_section(photos: Photos) -> Section:
     return Section(
         "Photographs: EfficientNet-Lite0",
         "A network trained on ImageNet, with average pooling before its only linear layer. First a picture "
-        "with two "
-        "things in it: each class must point to its own. Then single photographs with the class that the "
-        "network "
-        "finds; the last answers are wrong or half wrong, and the maps show what they rest on.",
+        "with two things in it: each class must point to its own. Then single photographs with the class "
+        "that "
+        "the network finds; not every answer is right, and the maps show what it rests on.",
         *_verdict(found.certificate),
         items=(_mosaic_item(photos), *single),
         findings=_photos_findings(photos),
@@ -512,7 +512,7 @@ def mosaic_panel(photos: Photos) -> Image.Image:
         for label, share, side in zip(labels, photos.own_half, sides, strict=True)
     ]
     tiles = [(photos.mosaic, "shown to EfficientNet-Lite0"), *zip(drawn, captions, strict=True)]
-    return reports.panel(tiles, foot=_foot(found.certificate, _laws(found)))
+    return reports.panel(tiles, foot=_foot(found.certificate, _laws(found)), width=_MOSAIC_TILE)
 
 
 def _foot(certificate: Certificate, laws: Laws) -> str:
@@ -539,7 +539,8 @@ def _digits_panel(cut: Digits) -> Image.Image:
     for index in _different(cut)[:2]:
         picture = _digit(cut, index).convert("RGB")
         tiles.append((picture, f"a handwritten {int(cut.trained.test_labels[index])}"))
-        tiles += [(_digit_overlay(found, index, picture), rule) for rule, found in cut.results.items()]
+        pale = Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.6)
+        tiles += [(_digit_overlay(found, index, pale), rule) for rule, found in cut.results.items()]
     share = cut.dead_share
     foot = (
         "The head cannot see the right half. Share of the evidence there: "

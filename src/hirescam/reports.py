@@ -20,7 +20,7 @@ from torch import Tensor
 import hirescam
 from hirescam import io, pages
 from hirescam.certificate import Certificate, Laws
-from hirescam.errors import HirescamError, InputError, ModelError, RuleError, TargetError
+from hirescam.errors import HirescamError, ImageFileError, InputError, ModelError, RuleError, TargetError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation, hash_weights
 from hirescam.models import Model
@@ -182,13 +182,7 @@ def remarks(results: dict[str, Explanation]) -> tuple[str, ...]:
     gaps = {name: _gap(first.raw, results[name].raw) for name in names[1:]}
     if all(gap <= SAME for gap in gaps.values()):
         largest = pages.error(max(gaps.values()))
-        why = (
-            "The head averages over places before its linear layer, so the gradient is the same everywhere "
-            "and "
-            "averaging it changes nothing."
-            if first.certificate.same_as_gradcam
-            else "On this picture the rules happen to agree."
-        )
+        why = _POOLED if first.certificate.same_as_gradcam else "On this picture the rules happen to agree."
         return (
             f"{_listed(names)} give the same map: they differ by at most {largest} of the largest value. "
             f"{why}",
@@ -331,6 +325,21 @@ def printable(path: Path | str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
+def find_pictures(given: Sequence[Path], out: Path) -> list[Path]:
+    """List picture files as `hirescam.io.find_images` does, without what an earlier run wrote into ``out``.
+
+    Raises:
+        HirescamError: there are none.
+    """
+    found, own, named = io.find_images(given), out.resolve(), set(given)
+    kept = [path for path in found if path in named or own not in path.resolve().parents]
+    if not kept:
+        raise ImageFileError(
+            f"all pictures found lie in {str(out)!r}, where this run writes: name other files"
+        )
+    return kept
+
+
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Name the output of each picture after its file, so that no two collide on any file system."""
     taken: set[str] = set()
@@ -402,20 +411,18 @@ class _Session:
         self.weights = ""
 
     def explained(self, paths: Sequence[Path]) -> Iterator[list[Done]]:
-        """Yield a list for each file in turn or batch-wise: what was explained since the last one."""
+        """Yield a list for each file: what was explained since the file before."""
         jobs: list[Job] = []
         size = 1 if self.measures else self.wish.batch
-        for path, name in zip(paths, unique_names(paths), strict=True):
+        for left, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), 1 - len(paths)):
             job = self._read(path, name)
             finished: list[Done] = []
             if job and jobs and job.tensor.shape != jobs[0].tensor.shape:
                 finished, jobs = self._batch(jobs), []
             jobs += [job] if job else []
-            if len(jobs) >= size:
+            if jobs and (len(jobs) >= size or left == 0):
                 finished, jobs = finished + self._batch(jobs), []
             yield finished
-        if jobs:
-            yield self._batch(jobs)
 
     def finish(self, done: tuple[Done, ...]) -> ExplainReport:
         """Write the page and the figures of the whole run."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hirescam.errors import RuleError
-from hirescam.rulebook.registry import GRADIENTS, Map, rule
+from hirescam.rulebook.registry import GRADIENTS, HEAD, NETWORK, Map, rule
 from hirescam.trace import Trace
 
 _CONSTANT = 1e-3
@@ -24,6 +24,17 @@ def combine(weights: Tensor, activations: Tensor) -> Map:
 def over_space(weights: Tensor) -> Tensor:
     """Mean of ``(b, t, k, *s)`` over the locations, kept as axes of size one."""
     return weights.mean(dim=tuple(range(3, weights.ndim)), keepdim=True)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Sum of ``(b, t, k, *s)`` over the locations, kept as axes of size one."""
+    return tensor.sum(dim=tuple(range(3, tensor.ndim)), keepdim=True)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Divide; where the denominator is zero the result is zero, never infinite."""
+    nothing = denominator == 0
+    return torch.where(nothing, 0, numerator / torch.where(nothing, 1, denominator))
 
 
 @rule(needs=GRADIENTS, cite="draelos2020", exact_for="affine", holds=True)
@@ -71,3 +82,122 @@ def cam(trace: Trace) -> Map:
         )
     locations = trace.activations[0, 0].numel()
     return combine(mean * locations, trace.activations)
+
+
+@rule(needs=GRADIENTS, cite="chattopadhay2018")
+def gradcam_pp(trace: Trace) -> Map:
+    """Weight each channel by its positive gradients, those of scattered evidence counting more.
+
+    raw[b, t, s] = Σ_k w[b, t, k] · A[b, k, s]
+    w[b, t, k] = Σ_s α[b, t, k, s] · max(G[b, t, k, s], 0)
+    α = G² / (2 G² + G³ Σ_s' A[b, k, s']) = 1 / (2 + G Σ_s' A[b, k, s'])
+
+    Grad-CAM++ (arXiv 1710.11063, equation 19) for the score Y = exp(logit), whose common factor
+    exp(logit) is left out. The ReLU on the gradient belongs to the definition; the one on the map is a view.
+    A weight whose denominator is zero is zero. No small constant is added, so tiny gradients keep their
+    meaning. Not linear in the gradient, so neither law holds on any head.
+    """
+    sums = total(trace.activations.unsqueeze(1))
+    weights = ratio(trace.gradients.relu(), 2 + sums * trace.gradients)
+    return combine(total(weights), trace.activations)
+
+
+@rule(needs=NETWORK, cite="omeiza2019")
+def smooth_gradcam_pp(trace: Trace, *, samples: int = 4, noise: float = 0.3, seed: int = 0) -> Map:
+    """Grad-CAM++ with the gradients averaged over noisy copies of the image.
+
+    raw[b, t, s] = Σ_k w[b, t, k] · A[b, k, s]
+    w[b, t, k] = Σ_s α[b, t, k, s] · max(D1[b, t, k, s], 0),   Dp = mean over the copies of Gᵖ
+    α = D2 / (2 D2 + D3 Σ_s' A[b, k, s'])
+
+    Smooth Grad-CAM++ (arXiv 1908.01224), where the paper prints D1 as the numerator of α; with D2, one copy
+    and no noise it is Grad-CAM++. A is the clean image's. The noise is the same for every image of a batch,
+    so that a map does not depend on its neighbours.
+
+    Args:
+        trace: what is explained.
+        samples: how many noisy copies.
+        noise: standard deviation of the noise, in the units of the preprocessed image.
+        seed: of a generator of its own; the global one is left alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    powers = [torch.zeros_like(trace.gradients) for _ in range(3)]
+    for _ in range(samples):
+        offset = noise * torch.randn(trace.images.shape[1:], generator=generator).to(trace.images)
+        gradients = trace.retrace(trace.images + offset).gradients
+        powers = [mean + gradients**power / samples for power, mean in enumerate(powers, start=1)]
+    first, second, third = powers
+    sums = total(trace.activations.unsqueeze(1))
+    alpha = ratio(second, 2 * second + third * sums)
+    return combine(total(alpha * first.relu()), trace.activations)
+
+
+@rule(needs=GRADIENTS, cite="fu2020", exact_for="pooled affine", complete_for="affine")
+def xgradcam(trace: Trace) -> Map:
+    """Weight each channel by its gradients, averaged where the channel is active.
+
+    raw[b, t, s] = Σ_k w[b, t, k] · A[b, k, s]
+    w[b, t, k] = Σ_s G[b, t, k, s] · A[b, k, s] / Σ_s A[b, k, s]
+
+    Its sum is HiResCAM's, so it is complete on every affine head, but each channel's sum is spread over
+    the channel's own shape, so the location law holds only after global pooling (arXiv 2008.02312). The weight of a channel whose activations sum to zero is zero; unless such a channel is
+    zero everywhere, what it adds to the score is then missing.
+    """
+    activations = trace.activations.unsqueeze(1)
+    weights = ratio(total(trace.gradients * activations), total(activations))
+    return combine(weights, trace.activations)
+
+
+@rule(needs=GRADIENTS, cite="jiang2021")
+def layercam(trace: Trace) -> Map:
+    """Keep the locations whose gradient is positive, channel by channel.
+
+    raw[b, t, s] = Σ_k max(G[b, t, k, s], 0) · A[b, k, s]
+
+    LayerCAM (Jiang et al., IEEE TIP 2021). The ReLU on the gradient belongs to the definition and drops the
+    evidence against the class, so neither law holds; where no gradient is negative it is HiResCAM.
+    """
+    return combine(trace.gradients.relu(), trace.activations)
+
+
+@rule(needs=GRADIENTS, cite="pillai2021")
+def elementwise(trace: Trace) -> Map:
+    """Drop every negative product before the channels are summed, which is not HiResCAM.
+
+    raw[b, t, s] = Σ_k max(G[b, t, k, s] · A[b, k, s], 0)
+
+    HiResCAM sums first: evidence against the class in one channel cancels evidence for it in another. With
+    the ReLU inside the sum nothing cancels, the map is never negative, adds up to at least HiResCAM's total
+    and follows neither law on any head. It is here because other libraries offer it, at times under
+    HiResCAM's name (Pillai & Pirsiavash, AAAI 2021, train with it).
+    """
+    return (trace.gradients * trace.activations.unsqueeze(1)).relu().sum(dim=2)
+
+
+@rule(needs=GRADIENTS, cite="rebuffi2020")
+def normgrad(trace: Trace) -> Map:
+    """Multiply the size of the gradient by the size of the activations, location by location.
+
+    raw[b, t, s] = ‖G[b, t, :, s]‖ · ‖A[b, :, s]‖
+
+    NormGrad for a virtual 1×1 convolution (arXiv 2004.02866): the norm of what a location adds to that
+    convolution's weight gradient. Never negative: it says how much a location matters, not in which
+    direction. By Cauchy and Schwarz no value of HiResCAM's map is larger.
+    """
+    sizes = trace.activations.norm(dim=1).unsqueeze(1)
+    found: Tensor = trace.gradients.norm(dim=2) * sizes
+    return found
+
+
+@rule(needs=HEAD, cite="cai2025", exact_for="pooled affine")
+def shapleycam(trace: Trace) -> Map:
+    """Grad-CAM with a second-order correction from the curvature of the head.
+
+    raw[b, t, s] = Σ_k mean_s'(G − ½ H·A)[b, t, k, s'] · A[b, k, s],   H·A = Hessian of the score times A
+
+    The utility of a channel in a second-order expansion of the score at A (ShapleyCAM, arXiv 2501.06261).
+    Where the head is piecewise linear H is zero and this is Grad-CAM; the Hessian is never formed.
+    """
+    along = trace.activations.unsqueeze(1).expand_as(trace.gradients)
+    corrected = trace.gradients - 0.5 * trace.curvature(along)
+    return combine(over_space(corrected), trace.activations)

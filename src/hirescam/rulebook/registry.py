@@ -28,6 +28,10 @@ class Needs(StrEnum):
 
 GRADIENTS, ACTIVATIONS, HEAD, NETWORK = Needs
 
+HEADS = ("", "pooled affine", "affine", "any")
+"""Heads for which something can be claimed, each wider than the one before: none; global pooling and one
+linear layer; every affine head; every head."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -38,8 +42,12 @@ class Rule:
         function: the method itself.
         needs: what it reads from the trace.
         cite: key in the bibliography.
-        exact_for: heads on which both laws hold for it; ``""`` for none.
+        exact_for: heads on which both laws hold for it, one of `HEADS`; ``""`` for none.
         holds: whether it holds the divisors of normalisers on conditional heads.
+        complete_for: heads on which its maps add up to score − score(A = 0); never fewer than `exact_for`.
+        local_for: heads on which each value is what the score loses with that location.
+
+    What is claimed is claimed for the default options.
     """
 
     name: str
@@ -48,6 +56,8 @@ class Rule:
     cite: str
     exact_for: str
     holds: bool
+    complete_for: str
+    local_for: str
 
     @property
     def options(self) -> dict[str, Any]:
@@ -79,14 +89,23 @@ class Rule:
 _RULES: dict[str, Rule] = {}
 
 
-def rule(*, needs: Needs, cite: str, exact_for: str = "", holds: bool = False) -> Callable[[F], F]:
+def rule(
+    *,
+    needs: Needs,
+    cite: str,
+    exact_for: str = "",
+    complete_for: str = "",
+    local_for: str = "",
+    holds: bool = False,
+) -> Callable[[F], F]:
     """Register a function under its own name."""
 
     def register(function: F) -> F:
         name = function.__name__
         if name in _RULES:
             raise RuleError(f"rule {name!r} is registered already: give the new one another name")
-        _RULES[name] = Rule(name, function, needs, cite, exact_for, holds)
+        complete, local = (max(claim, exact_for, key=HEADS.index) for claim in (complete_for, local_for))
+        _RULES[name] = Rule(name, function, needs, cite, exact_for, holds, complete, local)
         return function
 
     return register
@@ -97,8 +116,8 @@ def rules() -> dict[str, Rule]:
 
     Example:
         >>> import hirescam
-        >>> sorted(hirescam.rules())
-        ['cam', 'gradcam', 'hirescam']
+        >>> hirescam.rules()["xgradcam"].exact_for, hirescam.rules()["xgradcam"].complete_for
+        ('pooled affine', 'affine')
     """
     return dict(_RULES)
 
