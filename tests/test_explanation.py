@@ -81,6 +81,12 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         hirescam.load(tmp_path / "x")
 
 
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(hirescam.InputError, match="cannot be written to"):
+        hirescam.explain(ready(FlattenNet()), images()).save(tmp_path / "file" / "x")
+
+
 def test_a_loaded_result_has_no_model(tmp_path: Path) -> None:
     hirescam.explain(ready(FlattenNet()), images()).save(tmp_path / "x")
     with pytest.raises(hirescam.ModelError, match=r"receptive_field\(\) needs the model"):

@@ -86,6 +86,13 @@ def test_colours_mean_signs() -> None:
     assert untouched.std() == 0
 
 
+def test_nearest_stays_nearest_on_a_larger_picture() -> None:
+    result = explanation()
+    picture = result.overlay([Image.new("RGB", (64, 48))] * 2, resample="nearest")[0][0]
+    assert picture.size == (64, 48)
+    assert len(picture.getcolors()) <= 16
+
+
 def test_overlay_wants_one_picture_for_each_image() -> None:
     with pytest.raises(hirescam.InputError, match="overlay got 1 images for 2 maps"):
         explanation().overlay([Image.new("RGB", (4, 4))])

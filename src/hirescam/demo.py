@@ -32,6 +32,7 @@ PITCH = 220.0
 _RULES = ("hirescam", "gradcam")
 _PACKAGES = ("skimage", "sklearn", "torchvision")
 _HEADER = ("network", "head", "verdict", "completeness error", "location error", "what the maps show")
+_DIGIT_NETWORKS = 3
 _SHOWN_DIGITS = 4
 _DIGIT_SIDE = 8
 _MOSAIC_TILE = 380
@@ -90,14 +91,17 @@ class Digits:
     """What a network with a half-blind head was found to look at.
 
     Attributes:
-        trained: the network, its test images and its dead cells.
-        results: for each rule, the predicted class of each test image.
-        dead_share: for each rule, the share of |raw| in the half that the head cannot see.
-        dead_peaks: for each rule, the share of images whose strongest cell lies there.
+        trained: the first network, its test images and its dead cells.
+        results: for each rule, the predicted class of each of its test images.
+        networks: how many networks were trained.
+        dead_share: for each rule, the share of the map's positive part that lies in the half that the head
+            cannot see; the mean over the test images of all networks ("unused-region mass").
+        dead_peaks: for each rule, the share of images whose highest cell lies there.
     """
 
     trained: digits.DigitsResult
     results: dict[str, Explanation]
+    networks: int
     dead_share: dict[str, float]
     dead_peaks: dict[str, float]
 
@@ -195,15 +199,19 @@ def explain_pitch() -> Pitch:
 
 
 def explain_digits() -> Digits:
-    """Train a network whose head cannot see the right half, and explain all its test images."""
-    trained = digits.train()
-    results = Explainer(trained.model, layer="features").compare(trained.test_images, rules=_RULES)
-    mass = {rule: found.raw[:, 0].abs() for rule, found in results.items()}
+    """Train networks whose head cannot see the right half, and explain all their test images."""
+    trained = [digits.train(seed) for seed in range(_DIGIT_NETWORKS)]
+    results = [
+        Explainer(one.model, layer="features").compare(one.test_images, rules=_RULES) for one in trained
+    ]
+    dead = trained[0].dead
+    positive = {rule: torch.cat([found[rule].raw[:, 0] for found in results]).clamp(min=0) for rule in _RULES}
     return Digits(
-        trained=trained,
-        results=results,
-        dead_share={rule: float((m * trained.dead).sum() / m.sum()) for rule, m in mass.items()},
-        dead_peaks={rule: float(_peaks(m, trained.dead)) for rule, m in mass.items()},
+        trained=trained[0],
+        results=results[0],
+        networks=len(trained),
+        dead_share={rule: _dead_share(maps, dead) for rule, maps in positive.items()},
+        dead_peaks={rule: float(_peaks(maps, dead)) for rule, maps in positive.items()},
     )
 
 
@@ -251,6 +259,13 @@ def _residual(found: Explanation, bias: Tensor) -> float:
     return float((found.raw.flatten(2).sum(-1) + bias.detach()[found.target] - found.score).abs().max())
 
 
+def _dead_share(positive: Tensor, dead: Tensor) -> float:
+    """Mean share of ``(n, rows, columns)`` in the dead cells, over the maps that have a positive part."""
+    total = positive.sum((1, 2))
+    shares = (positive * dead).sum((1, 2))[total > 0] / total[total > 0]
+    return float(shares.mean())
+
+
 def _peaks(mass: Tensor, dead: Tensor) -> Tensor:
     return dead.flatten()[mass.flatten(1).argmax(1)].float().mean()
 
@@ -294,7 +309,7 @@ def _pitch_row(pitch: Pitch) -> tuple[str, ...]:
 def _digits_row(cut: Digits) -> tuple[str, ...]:
     share = cut.dead_share
     shown = (
-        f"evidence in the half that the head cannot see: HiResCAM {_share(share['hirescam'])}, "
+        f"positive part in the half that the head cannot see: HiResCAM {_share(share['hirescam'])}, "
         f"Grad-CAM {_share(share['gradcam'])}"
     )
     return _row("digits (trained just now)", "flatten, linear, half cut", cut.results["hirescam"], shown)
@@ -353,6 +368,7 @@ def _pitch_data(pitch: Pitch) -> dict[str, Any]:
 
 def _digits_data(cut: Digits) -> dict[str, Any]:
     return {
+        "networks": cut.networks,
         "test_images": len(cut.trained.test_images),
         "accuracy": cut.trained.accuracy,
         "dead_share": cut.dead_share,
@@ -460,11 +476,10 @@ def _digits_section(cut: Digits) -> Section:
         *_verdict(cut.results["hirescam"].certificate),
         items=tuple(_digit_item(cut, index) for index in _different(cut)),
         findings=(
-            "Share of all evidence, red and blue, in the blind half: HiResCAM "
+            f"Share of the red in the blind half, over {cut.networks} networks trained alike: HiResCAM "
             f"{_share(share['hirescam'])}, Grad-CAM {_share(share['gradcam'])}.",
-            f"Grad-CAM's strongest cell lies in the blind half in {peaks['gradcam']:.0%} of the pictures, "
-            "HiResCAM's in "
-            f"{peaks['hirescam']:.0%}.",
+            f"Grad-CAM's highest cell lies in the blind half in {peaks['gradcam']:.0%} of the pictures, "
+            f"HiResCAM's in {peaks['hirescam']:.0%}.",
         ),
     )
 
@@ -543,7 +558,7 @@ def _digits_panel(cut: Digits) -> Image.Image:
         tiles += [(_digit_overlay(found, index, pale), rule) for rule, found in cut.results.items()]
     share = cut.dead_share
     foot = (
-        "The head cannot see the right half. Share of the evidence there: "
+        f"The head cannot see the right half. Share of the red there ({cut.networks} networks): "
         f"HiResCAM {_share(share['hirescam'])}, Grad-CAM {_share(share['gradcam'])}."
     )
     return reports.panel(tiles, foot=foot, width=220)

@@ -123,8 +123,8 @@ class Explanation:
         Returns:
             ``b`` lists of ``t`` pictures. Volumes become a row of slices, signals a strip.
         """
-        view = self.view(sign=sign, resample=resample, scale=scale)
-        return overlays.draw(view.values, images, opacity=opacity)
+        view = self.view(size=self.grid, sign=sign, resample="nearest", scale=scale)
+        return overlays.draw(view.values, images, resample=resample, opacity=opacity)
 
     def receptive_field(self, cell: tuple[int, ...] | None = None) -> ReceptiveField:
         """Find the box of input pixels that can influence one cell.
@@ -164,13 +164,21 @@ class Explanation:
 
         Returns:
             The two paths.
+
+        Raises:
+            InputError: the place cannot be written to.
         """
         base = _base(path)
-        base.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: _numpy(getattr(self, name)) for name in _ARRAYS}
         npz, manifest = base.with_name(base.name + ".npz"), base.with_name(base.name + ".json")
-        np.savez(npz, allow_pickle=False, **arrays)
-        manifest.write_text(json.dumps(self.manifest(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(npz, allow_pickle=False, **arrays)
+            manifest.write_text(json.dumps(self.manifest(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            raise InputError(
+                f"path={str(path)!r} cannot be written to ({error.strerror or error}): choose another place"
+            ) from None
         return npz, manifest
 
 

@@ -8,19 +8,25 @@ from PIL import Image
 from torch import Tensor
 
 from hirescam.errors import InputError
+from hirescam.views import Resample, resize
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 POSITIVE = (178, 24, 43)
 NEGATIVE = (33, 102, 172)
+_CONTRAST = 0.8
 _MOST_SLICES = 8
 _STRIP = (640, 160)
 
 
 def draw(
-    values: Tensor, images: Tensor | Sequence[Image.Image], *, opacity: float = 0.75
+    values: Tensor,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    resample: Resample = "bilinear",
+    opacity: float = 0.75,
 ) -> list[list[Image.Image]]:
-    """Draw maps ``(b, t, *size)`` over ``b`` images.
+    """Draw maps ``(b, t, *grid)`` within [-1, 1] over ``b`` images, resampled to each one's size.
 
     Raises:
         InputError: not one image for each map.
@@ -29,29 +35,37 @@ def draw(
         raise InputError(f"opacity={opacity} must be from 0 to 1")
     if len(images) != len(values):
         raise InputError(f"overlay got {len(images)} images for {len(values)} maps: give one for each")
-    maps = values.detach().float().cpu().numpy()
-    if maps.ndim == 3:
-        return [
-            [_strip(row, _signal(image), opacity) for row in rows]
-            for rows, image in zip(maps, images, strict=True)
-        ]
-    if maps.ndim == 5:
-        return [
-            [_slices(row, image, opacity) for row in rows] for rows, image in zip(maps, images, strict=True)
-        ]
-    pictures = [_picture(image) for image in images]
-    return [
-        [blend(picture, row, opacity) for row in rows] for rows, picture in zip(maps, pictures, strict=True)
-    ]
+    drawn = []
+    for maps, image in zip(values.detach().float().cpu(), images, strict=True):
+        fitted = resize(maps[None], _size(image), resample)[0].numpy()
+        drawn.append([_one(row, image, opacity) for row in fitted])
+    return drawn
+
+
+def _size(image: Tensor | Image.Image) -> tuple[int, ...]:
+    return (image.height, image.width) if isinstance(image, Image.Image) else tuple(image.shape[1:])
+
+
+def _one(values: Array, image: Any, opacity: float) -> Image.Image:
+    if values.ndim == 1:
+        return _strip(values, _signal(image), opacity)
+    if values.ndim == 3:
+        return _slices(values, image, opacity)
+    return blend(_picture(image), values, opacity)
 
 
 def blend(picture: Image.Image, values: Array, opacity: float = 0.75) -> Image.Image:
-    """Colour a picture by one map ``(h, w)`` within [-1, 1]; strength is opacity, sign is colour."""
-    if values.shape != (picture.height, picture.width):
-        scaled = Image.fromarray(values.astype(np.float32))
-        values = np.asarray(scaled.resize(picture.size, Image.Resampling.BILINEAR))
-    base = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    base = base.mean(axis=2, keepdims=True) * 0.55 + base * 0.25 + 51
+    """Colour a picture by one map within [-1, 1]; strength is opacity, sign is colour.
+
+    The picture becomes grey first, so that every colour comes from the map.
+
+    Args:
+        picture: the picture.
+        values: ``(h, w)``, as many as the picture has pixels.
+        opacity: of a magnitude of 1.
+    """
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
+    base = np.repeat(grey * _CONTRAST + (1 - _CONTRAST) * 255, 3, axis=2)
     strength = np.clip(np.abs(values), 0, 1)[..., None] * opacity
     colour = np.where(values[..., None] >= 0, np.array(POSITIVE), np.array(NEGATIVE))
     mixed = base * (1 - strength) + colour * strength
@@ -95,7 +109,7 @@ def _signal(image: Any) -> Array:
 def _strip(values: Array, signal: Array, opacity: float) -> Image.Image:
     """A signal ``(l,)`` as a wave over coloured background."""
     width, height = _STRIP
-    background = np.interp(np.linspace(0, len(values) - 1, width), np.arange(len(values)), values)
+    background = values[np.arange(width) * len(values) // width]
     strip = blend(
         Image.new("RGB", _STRIP, (255, 255, 255)),
         np.repeat(background[None], height, axis=0).astype(np.float32),

@@ -59,7 +59,7 @@ def render(
     values = _keep(raw.detach(), sign)
     limit = _limit(values, scale)
     if size is not None:
-        values = _resize(values, tuple(size), resample)
+        values = resize(values, tuple(size), resample)
     return View(values / limit.reshape(*limit.shape, *[1] * (values.ndim - 2)), tuple(steps), limit)
 
 
@@ -83,7 +83,8 @@ def _limit(values: Tensor, scale: Scale) -> Tensor:
     return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
-def _resize(values: Tensor, size: tuple[int, ...], resample: Resample) -> Tensor:
+def resize(values: Tensor, size: tuple[int, ...], resample: Resample) -> Tensor:
+    """Resample maps ``(b, t, *grid)`` to ``(b, t, *size)``; bilinear keeps the mean for whole factors."""
     if len(size) != values.ndim - 2:
         raise InputError(
             f"size={size} has {len(size)} axes, the map has {values.ndim - 2}: give one number for each"

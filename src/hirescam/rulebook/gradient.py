@@ -139,9 +139,10 @@ def xgradcam(trace: Trace) -> Map:
     raw[b, t, s] = Σ_k w[b, t, k] · A[b, k, s]
     w[b, t, k] = Σ_s G[b, t, k, s] · A[b, k, s] / Σ_s A[b, k, s]
 
-    Its sum is HiResCAM's, so it is complete on every affine head, but each channel's sum is spread over
-    the channel's own shape, so the location law holds only after global pooling (arXiv 2008.02312). The weight of a channel whose activations sum to zero is zero; unless such a channel is
-    zero everywhere, what it adds to the score is then missing.
+    Its sum is HiResCAM's, so it is complete on every affine head; but each channel's part is spread over the
+    channel's own shape, so the location law holds only after global pooling (arXiv 2008.02312). The weight
+    of a channel whose activations sum to zero is zero; unless such a channel is zero everywhere, what it
+    adds to the score is then missing.
     """
     activations = trace.activations.unsqueeze(1)
     weights = ratio(total(trace.gradients * activations), total(activations))
