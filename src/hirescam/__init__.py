@@ -21,7 +21,8 @@ from hirescam.explanation import Explanation, load
 from hirescam.receptive_field import ReceptiveField
 from hirescam.rulebook.registry import Rule, rules
 from hirescam.selection import Layer
-from hirescam.targets import AllClasses, Classes, Contrast, Region, TopK
+from hirescam.targets import AllClasses, Classes, Contrast, Finer, Region, TopK
+from hirescam.theory import Relations, relations
 from hirescam.views import View
 
 try:
@@ -36,6 +37,7 @@ __all__ = [
     "Contrast",
     "Explainer",
     "Explanation",
+    "Finer",
     "Guarantee",
     "HirescamError",
     "HirescamWarning",
@@ -48,6 +50,7 @@ __all__ = [
     "OutputError",
     "ReceptiveField",
     "Region",
+    "Relations",
     "Rule",
     "RuleError",
     "SpecError",
@@ -59,5 +62,6 @@ __all__ = [
     "explain",
     "layers",
     "load",
+    "relations",
     "rules",
 ]

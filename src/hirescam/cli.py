@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from math import prod
 from pathlib import Path
@@ -30,6 +31,7 @@ from hirescam.models import FORMS, Model
 from hirescam.reports import Wish
 from hirescam.rulebook.registry import get
 from hirescam.selection import Layer
+from hirescam.theory import relations
 
 OK, SOME_FAILED, FAILED, NOT_FAITHFUL, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit statuses."""
@@ -254,6 +256,42 @@ def compare(  # noqa: PLR0913
         _print_json(report.data)
     else:
         _print_compared(report)
+
+
+@app.command()
+def relate(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
+    model: Spec,
+    weights: Weights = None,
+    layer: LayerName = None,
+    size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which methods coincide on this model, which obey the laws, and the theorem that says so.
+
+    Example: `hirescam relate cat.jpg --model lite0`
+    """
+    loaded = models.resolve(model, weights=weights, image_size=size)
+    batch, source = _inputs(loaded, image)
+    found = relations(loaded.module, batch, layer=layer)
+    if as_json:
+        rows = [asdict(row) for row in found.rows]
+        _print_json({**_about(loaded, source, found.certificate), "methods": rows})
+        return
+    console = _console()
+    table = _table("method", "× HiResCAM", "differs by", "complete", "location law", "theory")
+    for row in found.rows:
+        laws = row.laws
+        table.add_row(
+            row.method,
+            f"{row.factor:.3g}" if row.same else "no",
+            pages.error(row.difference),
+            f"{'yes' if laws.complete else 'no'} ({pages.error(laws.completeness_error)})",
+            f"{'yes' if laws.local else 'no'} ({pages.error(laws.location_error)})",
+            row.theorem,
+        )
+    console.print(table)
+    _print_verdict(console, loaded, source, certificate=found.certificate)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from hirescam.receptive_field import ReceptiveField, receptive_field
 from hirescam.rulebook import Rule, get
 from hirescam.selection import Layer
 from hirescam.targets import OutputSelector, Region, Target, is_class_target, is_indexed
-from hirescam.trace import Pass, forward
+from hirescam.trace import Pass, Trace, forward
 
 _CERTIFIED_IMAGES = 2
 _MOST_RENEWALS = 3  # in a row; a head that changes at every call, as in training, is not worth caching
@@ -134,6 +134,16 @@ class Explainer:
             result = self._explanation(call, plan, chosen, _maps(finished, raw))
             results[chosen.name] = replace(result, laws=laws)
         return results
+
+    def trace(self, images: Inputs, *, target: Target = None) -> Trace:
+        """Run the model once and return what a rule may know, for measurements of your own.
+
+        On conditional heads the divisors of normalisers are held, as for the rule ``hirescam``.
+        """
+        call = self._begin(images)
+        plan = self._plan(call, target)
+        hold = plan.certificate.guarantee is Guarantee.CONDITIONAL
+        return forward(self.model, call, replace(plan.request, target=target, hold=hold)).trace()
 
     def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
         """Certify the layer (the chosen one, or the best) for images like these."""

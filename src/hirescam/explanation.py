@@ -48,6 +48,7 @@ class Explanation:
             (a class token, registers) come before the grid.
         prefix: how many locations are such tokens.
         laws: the laws measured on these maps, where that was asked for.
+        steps: what was done to the maps after the rule; each step voids both laws.
         model: class name of the model.
     """
 
@@ -62,6 +63,7 @@ class Explanation:
     grid: tuple[int, ...]
     prefix: int = 0
     laws: Laws | None = None
+    steps: tuple[str, ...] = ()
     model: str = ""
     weights: str = ""
     origin: Origin | None = field(default=None, repr=False)
@@ -157,6 +159,7 @@ class Explanation:
             "target": self.target.tolist(),
             "certificate": asdict(self.certificate),
             "laws": asdict(self.laws) if self.laws else None,
+            "steps": list(self.steps),
         }
 
     def save(self, path: str | Path) -> tuple[Path, Path]:
@@ -210,6 +213,7 @@ def load(path: str | Path) -> Explanation:
             grid=tuple(data["grid"]),
             prefix=data["prefix"],
             laws=Laws(**data["laws"]) if data["laws"] else None,
+            steps=tuple(data["steps"]),
             model=data["model"],
             weights=data["weights_sha256"],
         )

@@ -43,6 +43,25 @@ class Contrast:
     b: int | None = None
 
 
+@dataclass(frozen=True)
+class Finer:
+    """What sets a class apart from those most like it: its score less their weighted mean.
+
+    ``y[a] − strength · mean(y[b₁ … b_k])``, where b are the ``k`` classes of each image whose scores are
+    nearest to that of ``a`` (FinerCAM, arXiv 2501.11309). A map of this target is the class's map less
+    ``strength`` times the mean of theirs, with any rule that is linear in the gradient.
+
+    Attributes:
+        a: the class; None is the predicted class of each image.
+        k: how many similar classes, at least 1.
+        strength: how much of them is taken off, usually from 0 to 1.
+    """
+
+    a: int | None = None
+    k: int = 3
+    strength: float = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """Sum of one class's logit over a region of a segmentation output.
@@ -55,7 +74,8 @@ class Region:
 
 
 Scorer = Callable[[Tensor], Tensor]
-Target = int | Sequence[int] | Tensor | TopK | Classes | AllClasses | Contrast | Region | Scorer | None
+Named = TopK | Classes | AllClasses | Contrast | Finer | Region
+Target = int | Sequence[int] | Tensor | Named | Scorer | None
 """Everything that can be asked for; see the user guide."""
 
 
@@ -154,7 +174,7 @@ def _describe(output: Any) -> str:
 
 def is_indexed(target: Target) -> bool:
     """Tell whether the target names classes, so that `Bound.index` says it all."""
-    return not callable(target) and not isinstance(target, Contrast | Region)
+    return not callable(target) and not isinstance(target, Contrast | Finer | Region)
 
 
 def is_class_target(target: Target) -> bool:
@@ -180,6 +200,8 @@ def bind(target: Target, logits: Tensor) -> Bound:
         )
     if isinstance(target, Contrast):
         return _bind_contrast(target, logits)
+    if isinstance(target, Finer):
+        return _bind_finer(target, logits)
     index = _class_index(target, logits.detach())
     _check_range(index, classes)
     index = index.expand(batch, -1).contiguous()
@@ -254,6 +276,24 @@ def _bind_contrast(target: Contrast, logits: Tensor) -> Bound:
     weight[target.a] = 1 if target.a != target.b else 0
     index = torch.full((batch, 1), target.a, device=logits.device)
     return Bound(index, lambda output: (output * weight).sum(dim=1, keepdim=True))
+
+
+def _bind_finer(target: Finer, logits: Tensor) -> Bound:
+    classes = logits.shape[1]
+    if not 1 <= target.k < classes:
+        raise TargetError(f"Finer(k={target.k}): k must be from 1 to {classes - 1}, the other classes")
+    if target.a is not None:
+        _check_range(_as_index([target.a], logits.device), classes)
+    plain = logits.detach()
+    index = _class_index(target.a, plain).expand(len(plain), 1)
+    distance = (plain - plain.gather(1, index)).abs().scatter(1, index, float("inf"))
+    similar = distance.topk(target.k, dim=1, largest=False).indices
+
+    def score(output: Tensor) -> Tensor:
+        others = output.gather(1, similar).mean(1, keepdim=True)
+        return output.gather(1, index) - target.strength * others
+
+    return Bound(index, score)
 
 
 def _bind_region(target: Region, logits: Tensor) -> Bound:

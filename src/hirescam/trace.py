@@ -39,6 +39,7 @@ class Trace:
         output: the layer's own output, in its own shape.
         rescore: maps other activations ``(n, b, k, *space)`` to scores ``(n, b, t)``; runs only the head
             where `head_replayed`.
+        regrade: maps other activations ``(b, k, *space)`` to the gradients there ``(b, t, k, *space)``.
         head_replayed: whether ``rescore`` runs the head alone; otherwise it runs the whole network.
         held: whether the divisors of normalisers were held.
         images: ``(b, c, *image space)``, what went in.
@@ -57,6 +58,7 @@ class Trace:
     layout: Layout
     output: Tensor
     rescore: Callable[[Tensor], Tensor]
+    regrade: Callable[[Tensor], Tensor]
     head_replayed: bool
     held: bool
     images: Tensor
@@ -95,6 +97,7 @@ class Pass:
             layout=self.layout,
             output=self.leaf.detach(),
             rescore=lambda activations: self._rescore(activations)[..., scores],
+            regrade=lambda activations: self._regrade(scores, activations),
             head_replayed=self.head.replayable,
             held=self.request.hold,
             images=self.call.images.detach(),
@@ -150,6 +153,18 @@ class Pass:
                 parts.append(batched(self._replay, many[part]))
                 _report(self.request, part.stop, len(many))
             return widen(torch.cat(parts))
+
+    def _regrade(self, scores: slice, activations: Tensor) -> Tensor:
+        if not self.head.replayable:
+            raise LayerError(
+                f"the head of layer={self.request.tap.name!r} looks at values, so it cannot be run alone on "
+                "other activations: choose a layer nearer to the score"
+            )
+        with session(grad=True):
+            leaf = self.layout.write(activations, tuple(self.leaf.shape)).to(self.leaf.dtype)
+            leaf = leaf.detach().requires_grad_()
+            score = self._replay(leaf)[:, scores]
+            return _canonical(_gradients(score, leaf, self.request), self.layout)
 
     def _replay(self, activations: Tensor) -> Tensor:
         return self.bound.score(self.head.run(activations))
