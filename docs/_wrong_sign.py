@@ -1,6 +1,6 @@
 """Make docs/images/wrong-sign.png and the sentence below it: where Grad-CAM has the wrong sign.
 
-    python docs/_wrong_sign.py
+python docs/_wrong_sign.py
 """
 
 from pathlib import Path
@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 import hirescam
 from hirescam.networks import digits
 from hirescam.reports import panel
-from hirescam.theory import ablation
 
 HERE = Path(__file__).parent
 SIDE = 320
@@ -25,7 +24,7 @@ def main() -> None:
     trained = digits.train(cut=False)
     explainer = hirescam.Explainer(trained.model, layer="features")
     maps = {rule: explainer(trained.test_images, rule=rule).raw[:, 0] for rule in ("hirescam", "gradcam")}
-    worth = ablation(explainer.trace(trained.test_images))[:, 0]
+    worth = explainer(trained.test_images, rule="removal").raw[:, 0]
     noticeable = maps["gradcam"].abs() > NOTICEABLE * maps["gradcam"].abs().amax((1, 2), keepdim=True)
     wrong = noticeable & (maps["gradcam"].sign() != worth.sign())
     strong = worth.abs() > STRONG * worth.abs().amax((1, 2), keepdim=True)
@@ -37,7 +36,9 @@ def main() -> None:
         found = explainer(trained.test_images[index : index + 1], rule=rule)
         drawn = found.overlay([picture], resample="nearest")[0][0]
         tiles.append((_mark(drawn, (wrong & strong)[index]), rule))
-    foot = "Red adds to the score, blue takes from it. Marked: strong cells that Grad-CAM gives the wrong sign."
+    foot = (
+        "Red adds to the score, blue takes from it. Marked: strong cells that Grad-CAM gives the wrong sign."
+    )
     panel(tiles, foot=foot, width=SIDE).save(HERE / "images" / "wrong-sign.png")
     share = float(wrong.sum() / noticeable.sum())
     agree = float((maps["hirescam"] - worth).abs().max() / worth.abs().max())

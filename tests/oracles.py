@@ -2,8 +2,8 @@
 
 The oracle of a rule has the rule's name and options. It takes what it needs, by these names: ``gradients``
 ``(b, t, k, *s)``, ``activations`` ``(b, k, *s)``, ``images``, ``classes`` (the targets), ``model``,
-``features`` (from images to activations) and ``rest`` (from activations to logits). Oracles of rules that perturb call the
-model themselves, one image at a time.
+``features`` (from images to activations) and ``rest`` (from activations to logits). Oracles
+of rules that perturb call the model themselves, one image at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -184,8 +184,9 @@ def seg_eigencam(gradients: Tensor, activations: Tensor) -> Tensor:
     """Chung & Ying, equations 10 to 13."""
     out = np.zeros((*gradients.shape[:2], *gradients.shape[3:]))
     for b, t in product(*map(range, gradients.shape[:2])):
-        found = strongest(as_rows((gradients[b, t].abs() * activations[b]).numpy(), True))
-        found = -found if abs(found.min()) > abs(found.max()) else found
+        matrix = as_rows((gradients[b, t].abs() * activations[b]).numpy(), True)
+        found = towards(strongest(matrix), matrix.sum(axis=1))
+        found = -found if abs(found.min()) > (1 + 1e-5) * abs(found.max()) else found
         out[b, t] = found.reshape(out.shape[2:])
     return torch.from_numpy(out)
 
@@ -327,7 +328,7 @@ def score_weighted(
     activations: Tensor, images: Tensor, classes: Sequence[int], model: Callable,
     alter: Callable[[np.ndarray], list[np.ndarray]], channels: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """Wang et al., algorithm 1, a run of the network for each channel; ``alter`` gives the masks to average."""
+    """Wang et al.: a run of the network for each channel; ``alter`` gives the masks to average over."""
     out = np.zeros((len(images), len(classes), *activations.shape[2:]))
     for b, layer in enumerate(activations.numpy()):
         best = sorted(range(len(layer)), key=lambda k, layer=layer: -layer[k].var())[:channels]
@@ -380,7 +381,7 @@ def group(
     size = -(-activations.shape[1] // groups)
     for (b, image), (t, c) in product(enumerate(images), enumerate(classes)):
         faded = torch.stack([torch.full_like(channel, float(channel.mean())) for channel in image])
-        baseline = float(model(faded[None])[0, c])
+        baseline = float(model(faded[None])[0, c].detach())
         for start in range(0, activations.shape[1], size):
             mask = np.zeros(activations.shape[2:])
             for k in range(start, min(start + size, activations.shape[1])):
@@ -389,7 +390,7 @@ def group(
             mask[mask <= np.percentile(mask, 100 * (1 - keep))] = 0
             shown = torch.from_numpy(unit(resampled(mask, image.shape[1:])))
             seen = image * shown + faded * (1 - shown)
-            out[b, t] += (float(model(seen[None])[0, c]) - baseline) * unit(mask)
+            out[b, t] += (float(model(seen[None])[0, c].detach()) - baseline) * unit(mask)
     return torch.from_numpy(out)
 
 

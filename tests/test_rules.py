@@ -1,6 +1,7 @@
 """Every rule against an independent derivation, for signals, images and volumes."""
 
 import inspect
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ def test_sampled_shapley_values_approach_the_definition(seed: int) -> None:
 
     def value(present: frozenset[int]) -> float:
         mask = torch.tensor([float(i in present) for i in range(4)], dtype=torch.float64)
-        return float(model.rest(known.activations * mask)[0, 2])
+        return float(model.rest(known.activations * mask)[0, 2].detach())
 
     exact = torch.tensor(oracles.shapley_values(value, 4), dtype=torch.float64)
     few, many = (get("shapley").configure({"samples": n}).function(known)[0, 0] for n in (4, 400))
@@ -323,6 +324,11 @@ def test_rules_are_documented_and_cited(name: str) -> None:
     entry = rules()[name]
     assert entry.summary.endswith(".")
     assert f"{{{entry.cite}," in bibliography
+
+
+def test_the_page_of_rules_is_the_registry() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "_rules.py"))
+    assert script["PAGE"].read_text("utf-8") == script["page"](), "run: python docs/_rules.py"
 
 
 def test_the_completeness_check_can_fail() -> None:

@@ -142,8 +142,14 @@ def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor
         return output
 
 
-def look(model: nn.Module, call: Call, request: Request) -> tuple[Tensor, Tensor]:
-    """Run the model as it is, without any graph, and copy the layer's output on the way.
+def look(model: nn.Module, call: Call, request: Request, *, inference: bool = True) -> tuple[Tensor, Tensor]:
+    """Run the model as it is and copy the layer's output on the way.
+
+    Args:
+        model: the eager network.
+        call: its inputs.
+        request: names the layer.
+        inference: run under ``inference_mode``; an exporter that is tracing must not.
 
     Returns:
         The layer's output in its own shape, and the logits.
@@ -161,7 +167,7 @@ def look(model: nn.Module, call: Call, request: Request) -> tuple[Tensor, Tensor
         return result
 
     modules = [] if tap.function else [(tap.module, model.get_submodule(tap.module))]
-    with torch.inference_mode(), eager(model), taps.Calls(on_call) as calls:
+    with torch.inference_mode(inference), eager(model), taps.Calls(on_call) as calls:
         if tap.function:
             calls.start()
         with taps.module_outputs(modules, lambda path, output: note(counts.module(path), output)):

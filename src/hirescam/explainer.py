@@ -145,6 +145,11 @@ class Explainer:
         hold = plan.certificate.guarantee is Guarantee.CONDITIONAL
         return forward(self.model, call, replace(plan.request, target=target, hold=hold)).trace()
 
+    def certified_pass(self, images: Inputs) -> Pass:
+        """Run the model once on the first images, for the predicted classes, and return the whole pass."""
+        call = self._begin(images).first(_CERTIFIED_IMAGES)
+        return forward(self.model, call, self._plan(call, None).request)
+
     def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
         """Certify the layer (the chosen one, or the best) for images like these."""
         return self._plan(self._begin(images), target).certificate

@@ -16,8 +16,6 @@ from hirescam.targets import OutputSelector, Target
 from hirescam.trace import Trace
 
 _IG_STEPS = 16
-_ORDERINGS = 4
-_MOST_SHAPLEY_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def theorem(method: str, certificate: Certificate) -> str:
 
 _POOLED = {
     "gradcam": "P1: the gradient is the same at all locations, so averaging it changes nothing",
-    "cam": "P2: the class weight is the sum of the gradient, so CAM is HiResCAM times the number of locations",
+    "cam": "P2: a class weight is the sum of the gradient, so CAM is HiResCAM times the number of locations",
     "xgradcam": "P3: with a constant gradient its weighted mean is that gradient",
 }
 _AFFINE = {
@@ -163,29 +161,6 @@ _LOCAL = {
 }
 
 
-def ablation(trace: Trace) -> Tensor:
-    """What the score loses when each location is set to zero: ``(b, t, *space)``, exact for any head."""
-    activations = trace.activations
-    flat = activations.flatten(2)
-    scores = torch.cat(
-        [trace.rescore(_without(flat, part).reshape(-1, *activations.shape)) for part in _blocks(flat)]
-    )
-    lost: Tensor = trace.score - scores
-    found: Tensor = lost.movedim(0, -1).unflatten(-1, activations.shape[2:])
-    return found.to(activations.dtype)
-
-
-def _blocks(flat: Tensor) -> list[Tensor]:
-    size = max(1, _MOST_SHAPLEY_BYTES // max(1, flat.nbytes))
-    return list(torch.arange(flat.shape[2], device=flat.device).split(size))
-
-
-def _without(flat: Tensor, cells: Tensor) -> Tensor:
-    changed = flat.unsqueeze(0).repeat(len(cells), 1, 1, 1)
-    changed[torch.arange(len(cells), device=flat.device), :, :, cells] = 0
-    return changed
-
-
 def gradient_times_input(trace: Trace) -> Tensor:
     """Gradient × input of the features, one product at a time, summed over channels."""
     products = trace.regrade(trace.activations) * trace.activations.unsqueeze(1)
@@ -199,35 +174,11 @@ def integrated_gradients(trace: Trace) -> Tensor:
     return (gradients.mean(0) * trace.activations.unsqueeze(1)).sum(2)
 
 
-def shapley_values(trace: Trace) -> Tensor:
-    """Mean gain of a location as it joins the others, over a few random orderings of the locations."""
-    flat = trace.activations.flatten(2)
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros((*trace.score.shape, flat.shape[2]), dtype=flat.dtype, device=flat.device)
-    for _ in range(_ORDERINGS):
-        order = torch.randperm(flat.shape[2], generator=generator).to(flat.device)
-        total[:, :, order] += _gains(trace, flat, order).movedim(0, -1)
-    found: Tensor = (total / _ORDERINGS).unflatten(2, trace.activations.shape[2:])
-    return found
-
-
-def _gains(trace: Trace, flat: Tensor, order: Tensor) -> Tensor:
-    present = torch.zeros_like(flat)
-    score = trace.rescore(present.reshape(1, *trace.activations.shape))[0]
-    gains = []
-    for cell in order:
-        present[:, :, cell] = flat[:, :, cell]
-        after = trace.rescore(present.reshape(1, *trace.activations.shape))[0]
-        gains.append(after - score)
-        score = after
-    return torch.stack(gains)
-
-
 _REFERENCES: dict[str, Callable[[Trace], Tensor]] = {
-    "ablation": ablation,
+    "ablation": get("removal").function,
     "gradient × input": gradient_times_input,
     "integrated gradients": integrated_gradients,
-    "shapley values": shapley_values,
+    "shapley values": get("shapley").function,
 }
 
 

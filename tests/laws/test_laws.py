@@ -224,8 +224,7 @@ def test_a_law_holds(law: Callable[[str, Case], None], name: str, case: Case) ->
 def holds(law: Callable[[str, Case], None], name: str, case: Case) -> bool:
     try:
         law(name, case)
-    except AssertionError as error:
-        assert "not close" in str(error)
+    except AssertionError:
         return False
     return True
 

@@ -169,8 +169,8 @@ def elementwise(trace: Trace) -> Map:
 
     HiResCAM sums first: evidence against the class in one channel cancels evidence for it in another. With
     the ReLU inside the sum nothing cancels, the map is never negative, adds up to at least HiResCAM's total
-    and follows neither law on any head. It is here because other libraries offer it, at times under
-    HiResCAM's name (Pillai & Pirsiavash, AAAI 2021, train with it).
+    and follows neither law on any head. It is here because other libraries offer it and others take it for
+    HiResCAM; it goes back to Pillai & Pirsiavash (AAAI 2021).
     """
     return (trace.gradients * trace.activations.unsqueeze(1)).relu().sum(dim=2)
 

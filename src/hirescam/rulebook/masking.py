@@ -92,7 +92,7 @@ def faster_scorecam(trace: Trace, *, channels: int = 10) -> Map:
     return weigh(scores_through(trace, kept), kept)
 
 
-@rule(needs=NETWORK, cite="naidu2020sscam")
+@rule(needs=NETWORK, cite="wang2020sscam")
 def ss_cam(trace: Trace, *, samples: int = 8, noise: float = 2.0, seed: int = 0) -> Map:
     """Score-CAM with the score averaged over noisy masks.
 

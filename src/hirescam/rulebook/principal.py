@@ -12,6 +12,7 @@ from hirescam.rulebook.registry import ACTIVATIONS, GRADIENTS, Map, rule
 from hirescam.trace import Trace
 
 _KERNELS = ("sigmoid", "rbf")
+_TIE = 1 + 1e-5  # where both ends are equally far from zero, rounding must not choose
 
 
 def rows(tensor: Tensor, *, centred: bool) -> Tensor:
@@ -81,14 +82,15 @@ def seg_eigencam(trace: Trace) -> Map:
     """Show the strongest pattern in the activations weighted by the size of the gradients.
 
     raw[b, t, s] = Σ_k M[s, k] · v[k],   M[s, k] = |G[b, t, k, s]| · A[b, k, s] less its mean over s,
-    v = first right singular vector of M, turned so that the largest value of the map is positive
+    v = first right singular vector of M, turned so that the map's largest value in size is positive
 
     Seg-Eigen-CAM (Chung & Ying, Applied Sciences 15(13) 7562, equations 10 to 13), made for `Region` targets.
     """
     products = trace.gradients.abs() * trace.activations.unsqueeze(1)
-    component = strongest(rows(products.flatten(3), centred=True))
-    flipped = component.amin(-1, keepdim=True).abs() > component.amax(-1, keepdim=True).abs()
-    component = torch.where(flipped, -component, component)
+    matrix = rows(products.flatten(3), centred=True)
+    component = turned(strongest(matrix), matrix.sum(-1))
+    low, high = -component.amin(-1, keepdim=True), component.amax(-1, keepdim=True)
+    component = torch.where(low > high * _TIE, -component, component)
     return component.reshape(*component.shape[:2], *products.shape[3:])
 
 

@@ -82,8 +82,17 @@ class Rule:
     @property
     def summary(self) -> str:
         """First line of the docstring."""
+        return self._doc.split("\n")[0]
+
+    @property
+    def description(self) -> str:
+        """The docstring after its first line: formula, where it is exact, paper, options."""
+        return self._doc.partition("\n\n")[2]
+
+    @property
+    def _doc(self) -> str:
         function = self.function.func if isinstance(self.function, partial) else self.function
-        return (inspect.getdoc(function) or "").split("\n")[0]
+        return inspect.getdoc(function) or ""
 
 
 _RULES: dict[str, Rule] = {}
