@@ -1,0 +1,238 @@
+"""One ONNX graph out of an exact head: image in; logits, classes, their maps and the residual out.
+
+There is no backward pass in it: the Jacobian of the head is a constant, and a map is a product of matrices.
+"""
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hirescam.borrow import Call
+from hirescam.certificate import Certificate, Guarantee
+from hirescam.cut import Request, look
+from hirescam.errors import InputError, LayerError, ModelError
+from hirescam.explainer import Explainer, LayerName
+from hirescam.layout import Layout
+from hirescam.targets import OutputSelector, TopK
+from hirescam.trace import widen
+
+FORMAT = "hirescam-onnx-1"
+INPUT = "images"
+OUTPUTS = ("logits", "classes", "maps", "residual")
+_JACOBIAN_PART = 64
+_TOLERANCE = 1e-3
+_MOST_PROTOBUF_BYTES = 1_900_000_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far it is from PyTorch.
+
+    Attributes:
+        path: the ONNX file.
+        certificate: of the head that was exported.
+        top: how many classes the graph explains.
+        any_size: whether other image sizes are allowed.
+        difference: largest |map in ONNX Runtime − map in PyTorch| relative to the largest value.
+    """
+
+    path: Path
+    certificate: Certificate
+    top: int
+    any_size: bool
+    difference: float
+
+
+class MapsModule(nn.Module):
+    """A network that returns its logits, its top classes, their HiResCAM maps and the residual.
+
+    Built for export; the model in it is the caller's own.
+    """
+
+    def __init__(
+        self, model: nn.Module, request: Request, layout: Layout, jacobian: Tensor, offset: Tensor, top: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.request, self.layout, self.top = request, layout, top
+        self.pooled = jacobian.ndim == 2
+        self.register_buffer("jacobian", jacobian)  # (c, k) where pooled, else (c, s, k)
+        self.register_buffer("offset", offset)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From images ``(b, c, *space)`` to logits, classes, maps and residual."""
+        leaf, logits = look(
+            self.model, Call(images, None, tuple(images.shape)), self.request, inference=False
+        )
+        activations = widen(self.layout.read(leaf))
+        space = activations.shape[2:]
+        flat = activations.flatten(2)
+        scores, classes = logits.topk(self.top, dim=1)
+        chosen = self.jacobian[classes]  # type: ignore[index]
+        if self.pooled:
+            # Weights are kept for one location; pooling divides by how many there are.
+            maps = torch.matmul(chosen / flat.shape[2], flat)
+        else:
+            maps = (chosen * flat.transpose(1, 2).unsqueeze(1)).sum(3)
+        residual = maps.sum(2) + self.offset[classes] - scores  # type: ignore[index]
+        return logits, classes, maps.unflatten(2, space), residual
+
+
+def export(  # noqa: PLR0913 - what to export, where, and how to read the model
+    model: nn.Module,
+    images: Tensor,
+    path: str | Path,
+    *,
+    top: int = 5,
+    any_size: bool = False,
+    layer: LayerName = None,
+    output: OutputSelector = None,
+    labels: tuple[str, ...] | None = None,
+) -> Exported:
+    """Write a network with an exact head and its maps as one ONNX graph, and check it in ONNX Runtime.
+
+    The graph takes ``images`` and gives ``logits (b, c)``, ``classes (b, top)``, ``maps (b, top, *space)``
+    in units of the logit, and ``residual (b, top)``, how far each map and its offset are from the logit. The
+    batch is dynamic, and the image size too where that is asked for and possible. The certificate and the
+    labels are in the file's metadata.
+
+    Args:
+        model: a network in evaluation mode.
+        images: one or two typical images ``(b, c, *space)``.
+        path: where to write, usually ending in ``.onnx``.
+        top: how many classes to explain.
+        any_size: also leave the image size open. Works where the head is global average pooling and one
+            linear layer; tracing a network for all sizes can take many minutes.
+        layer: the layer; None takes the best.
+        output: how to find the logits.
+        labels: names of the classes.
+
+    Raises:
+        ModelError: the head is not exact (the message gives the reason), or the written graph disagrees.
+        InputError: a package is missing, or ``top`` does not fit.
+    """
+    runtime = _runtime()
+    explainer = Explainer(model, layer=layer, output=output)
+    certificate = explainer.certify(images)
+    if certificate.guarantee is not Guarantee.EXACT:
+        raise ModelError(
+            f"only exact heads can be exported, and layer {certificate.layer!r} is "
+            f"{certificate.guarantee}: {certificate.reason} {certificate.advice}".strip()
+        )
+    module = _maps_module(explainer, images, certificate, top)
+    if any_size and not (module.pooled and _any_size(images, module)):
+        raise ModelError("the head of this network depends on the image size: export it without any_size")
+    path = Path(path)
+    _write(module, images, path, any_size)
+    _describe(path, certificate, labels, top)
+    difference = _difference(runtime, path, explainer, images, top)
+    if difference > _TOLERANCE:
+        path.unlink()
+        raise ModelError(
+            f"the exported graph's maps differ from PyTorch's by {difference:.1e} of the largest value: the "
+            "network behaves differently when traced; explain it in PyTorch"
+        )
+    return Exported(path, certificate, top, any_size, difference)
+
+
+def _runtime() -> Any:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # type: ignore[import-untyped]
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f'export needs the package {error.name!r}, which is not installed: pip install "hirescam[export]"'
+        ) from None
+    return onnxruntime
+
+
+def _maps_module(explainer: Explainer, images: Tensor, certificate: Certificate, top: int) -> MapsModule:
+    finished = explainer.certified_pass(images)
+    count = finished.logits.shape[1]
+    if not 1 <= top <= count:
+        raise InputError(f"top={top} must be from 1 to {count}, the classes there are")
+    pooled = certificate.same_as_gradcam
+    parts = []
+    for start in range(0, count, _JACOBIAN_PART):
+        rows = finished.jacobian(list(range(start, min(count, start + _JACOBIAN_PART)))).flatten(2)
+        parts.append(rows.sum(2) if pooled else rows.transpose(1, 2))
+    jacobian = torch.cat(parts)
+    activations = finished.activations[:1].flatten(2)
+    if pooled:
+        total = jacobian @ activations[0].mean(1)
+    else:
+        total = torch.einsum("csk,ks->c", jacobian, activations[0])
+    offset = widen(finished.logits.detach()[0]) - total
+    return MapsModule(explainer.model, finished.request, finished.layout, jacobian, offset, top).eval()
+
+
+def _any_size(images: Tensor, module: MapsModule) -> bool:
+    """Whether the head of a larger image is the same one, spread over more locations."""
+    larger = torch.nn.functional.interpolate(images, scale_factor=2.0)
+    try:
+        with torch.no_grad():
+            _, _, maps, residual = module(larger)
+    except (ModelError, LayerError, RuntimeError):
+        return False
+    largest = float(maps.flatten(2).abs().sum(2).max())
+    return float(residual.abs().max()) <= _TOLERANCE * largest
+
+
+def _write(module: MapsModule, images: Tensor, path: Path, any_size: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if any_size:
+        dimensions |= dict.fromkeys(range(2, images.ndim), torch.export.Dim.DYNAMIC)
+    example = images if len(images) > 1 else images.repeat(2, *[1] * (images.ndim - 1))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, (example,), dynamic_shapes=(dimensions,), strict=False)
+        torch.onnx.export(
+            program,
+            (example,),
+            str(path),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamo=True,
+            external_data=_large(module),
+            verbose=False,
+        )
+
+
+def _large(module: nn.Module) -> bool:
+    """Protobuf holds two gigabytes."""
+    return sum(int(tensor.nbytes) for tensor in module.state_dict().values()) > _MOST_PROTOBUF_BYTES
+
+
+def _describe(path: Path, certificate: Certificate, labels: tuple[str, ...] | None, top: int) -> None:
+    import onnx
+
+    file = onnx.load(str(path), load_external_data=False)
+    entries = {
+        "hirescam.format": FORMAT,
+        "hirescam.certificate": json.dumps(asdict(certificate), ensure_ascii=False),
+        "hirescam.labels": json.dumps(list(labels) if labels else None, ensure_ascii=False),
+        "hirescam.top": str(top),
+    }
+    for key, value in entries.items():
+        entry = file.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(file, str(path))
+
+
+def _difference(runtime: Any, path: Path, explainer: Explainer, images: Tensor, top: int) -> float:
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _, classes, maps, _ = session.run(None, {INPUT: images.detach().cpu().numpy()})
+    same = torch.from_numpy(classes).to(images.device)
+    expected = explainer(images, target=same).raw.cpu()
+    if not torch.equal(
+        explainer(images, target=TopK(top)).target.cpu().sort(1).values, same.cpu().sort(1).values
+    ):
+        return float("inf")
+    return float((torch.from_numpy(maps) - expected).abs().max() / expected.abs().max())
