@@ -105,6 +105,18 @@ def layercam(gradients: Tensor, activations: Tensor) -> Tensor:
     return torch.from_numpy(out)
 
 
+def abscam(gradients: Tensor, activations: Tensor) -> Tensor:
+    """Zeng et al., first phase: Grad-CAM with every gradient made positive."""
+    g, a = gradients.numpy(), activations.numpy()
+    out = np.zeros((*g.shape[:2], *g.shape[3:]))
+    for b, t, k in product(*map(range, g.shape[:3])):
+        places = list(np.ndindex(*g.shape[3:]))
+        alpha = sum(abs(g[(b, t, k, *s)]) for s in places) / len(places)
+        for s in places:
+            out[(b, t, *s)] += alpha * a[(b, k, *s)]
+    return torch.from_numpy(out)
+
+
 def elementwise(gradients: Tensor, activations: Tensor) -> Tensor:
     """The products of HiResCAM, of which only the positive ones are summed."""
     g, a = gradients.numpy(), activations.numpy()

@@ -189,7 +189,7 @@ def linear_in_the_gradient(name: str, case: Case) -> None:
 
 
 LINEAR = {"hirescam", "gradcam", "xgradcam", "shapleycam", "reciprocam", "removal", "shapley"}
-MULTIPLIED = {"layercam", "elementwise", "normgrad", "eigen_gradcam", "seg_eigencam", "group"}
+MULTIPLIED = {"layercam", "abscam", "elementwise", "normgrad", "eigen_gradcam", "seg_eigencam", "group"}
 
 PLUS_PLUS = {"gradcam_pp", "smooth_gradcam_pp"}
 

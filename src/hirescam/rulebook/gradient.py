@@ -161,6 +161,19 @@ def layercam(trace: Trace) -> Map:
     return combine(trace.gradients.relu(), trace.activations)
 
 
+@rule(needs=GRADIENTS, cite="zeng2022")
+def abscam(trace: Trace) -> Map:
+    """Weight each channel by its mean gradient magnitude over the locations.
+
+    raw[b, t, s] = Σ_k mean_s'(|G[b, t, k, s']|) · A[b, k, s]
+
+    The initial map of Abs-CAM (Zeng et al., arXiv 2207.03648), without its second phase, which masks the
+    image with it. A channel that speaks against the class counts as one that speaks for it, so neither law
+    holds.
+    """
+    return combine(over_space(trace.gradients.abs()), trace.activations)
+
+
 @rule(needs=GRADIENTS, cite="pillai2021")
 def elementwise(trace: Trace) -> Map:
     """Drop every negative product before the channels are summed, which is not HiResCAM.
