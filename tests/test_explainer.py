@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import hirescam
 from hirescam import AllClasses, Classes, Contrast, Explainer, Region, TargetError, TopK
+from hirescam.fullgrad import fullgrad
+from hirescam.steps import average_over_flips
 from toys import (
     CLASSES,
     SIDE,
@@ -173,6 +175,11 @@ PUBLIC: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "compare": lambda m, x: Explainer(m).compare(x, rules=["hirescam", "gradcam", "cam"][: 2 + _pooled(m)]),
     "receptive field": lambda m, x: hirescam.explain(m, x).receptive_field(),
     "overlay": lambda m, x: hirescam.explain(m, x).overlay(x),
+    "trace": lambda m, x: Explainer(m).trace(x),
+    "relations": lambda m, x: hirescam.relations(m, x, rules=["hirescam", "removal"]),
+    "fullgrad": fullgrad,
+    "average over flips": lambda m, x: average_over_flips(Explainer(m), x),
+    "save": lambda m, x: hirescam.explain(m, x).manifest(),
     "view": lambda m, x: hirescam.explain(m, x).view(),
 }
 

@@ -117,12 +117,13 @@ def laws_on(name: str, kind: str) -> Laws:
     return measure(known, rules()[name].function(known))
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
-@pytest.mark.parametrize("name", RULES)
+# cam refuses heads that are not pooled and linear, which has a test of its own.
+DEFINED = [(name, kind) for name in RULES for kind in HEAD_KINDS if name != "cam" or kind == "pooled affine"]
+
+
+@pytest.mark.parametrize(("name", "kind"), DEFINED)
 def test_laws_hold_where_the_registry_says_so_and_fail_elsewhere(name: str, kind: str) -> None:
     """Both ways: what is claimed is true, and what is not claimed is false for some head of that kind."""
-    if name == "cam" and kind != "pooled affine":
-        pytest.skip("refuses heads that are not pooled and linear")
     entry, laws = rules()[name], laws_on(name, kind)
     wide = HEADS.index(kind)
     assert laws.complete == (HEADS.index(entry.complete_for) >= wide), laws
