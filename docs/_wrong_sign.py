@@ -43,8 +43,8 @@ def main() -> None:
     share = float(wrong.sum() / noticeable.sum())
     agree = float((maps["hirescam"] - worth).abs().max() / worth.abs().max())
     print(
-        f"Over {len(worth)} test images, {share:.0%} of Grad-CAM's cells above {NOTICEABLE:.0%} of its largest "
-        f"value have the wrong sign. HiResCAM differs from what removing each cell costs by at most "
+        f"Over {len(worth)} test images, {share:.0%} of Grad-CAM's cells above {NOTICEABLE:.0%} of its "
+        f"largest value have the wrong sign. HiResCAM differs from what removing each cell costs by at most "
         f"{agree:.0e} of the largest value."
     )
 
