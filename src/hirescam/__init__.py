@@ -18,6 +18,7 @@ from hirescam.errors import (
 )
 from hirescam.explainer import Explainer, certify, explain, layers
 from hirescam.explanation import Explanation, load
+from hirescam.onnx_file import Exported, export
 from hirescam.receptive_field import ReceptiveField
 from hirescam.rulebook.registry import Rule, rules
 from hirescam.selection import Layer
@@ -37,6 +38,7 @@ __all__ = [
     "Contrast",
     "Explainer",
     "Explanation",
+    "Exported",
     "Finer",
     "Guarantee",
     "HirescamError",
@@ -60,6 +62,7 @@ __all__ = [
     "WeightsError",
     "certify",
     "explain",
+    "export",
     "layers",
     "load",
     "relations",

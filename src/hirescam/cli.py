@@ -28,6 +28,7 @@ from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import HirescamError
 from hirescam.explainer import Explainer
 from hirescam.models import FORMS, Model
+from hirescam.onnx_file import export as write_onnx
 from hirescam.reports import Wish
 from hirescam.rulebook.registry import get
 from hirescam.selection import Layer
@@ -292,6 +293,40 @@ def relate(
         )
     console.print(table)
     _print_verdict(console, loaded, source, certificate=found.certificate)
+
+
+@app.command()
+def export(  # noqa: PLR0913
+    model: Spec,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write, such as model.onnx.")],
+    weights: Weights = None,
+    labels: Labels = None,
+    layer: LayerName = None,
+    top: Annotated[int, typer.Option(metavar="K", min=1, help="Explain the K highest classes.")] = 5,
+    image: Sample = None,
+    size: Size = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a network with an exact head and its maps as one ONNX graph, checked in ONNX Runtime.
+
+    The graph gives logits, the highest classes, their maps in units of the logit, and how far each map and
+    its offset are from the logit. A network whose head is not exact is refused with the reason.
+
+    Example: `hirescam export --model lite0 --out lite0.onnx`
+    """
+    loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
+    batch, source = _inputs(loaded, image)
+    written = write_onnx(loaded.module, batch, out, top=top, layer=layer, labels=loaded.labels)
+    if as_json:
+        about = _about(loaded, source, written.certificate)
+        _print_json({**about, "path": str(written.path), "top": top, "difference": written.difference})
+        return
+    console = _console()
+    _print_verdict(console, loaded, source, certificate=written.certificate)
+    gap = pages.error(written.difference)
+    _write(
+        console, f"Wrote {out}: maps of the {top} highest classes, in ONNX Runtime within {gap} of PyTorch's."
+    )
 
 
 @app.command()

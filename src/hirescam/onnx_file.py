@@ -143,7 +143,7 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
 def _runtime() -> Any:
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
