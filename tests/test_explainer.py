@@ -92,6 +92,13 @@ def test_a_function_of_the_output_can_be_the_target() -> None:
     assert probability.certificate.guarantee == "none"
 
 
+def test_functions_made_at_every_call_do_not_pile_up() -> None:
+    explainer = Explainer(ready(FlattenNet()))
+    for index in range(40):
+        explainer(images(1), target=lambda out, index=index: out[:, index % CLASSES])
+    assert len(explainer._plans) <= 16
+
+
 def test_a_region_of_a_segmentation_is_a_score() -> None:
     model, x = ready(SegNet()), images()
     mask = torch.zeros(SIDE, SIDE)

@@ -25,6 +25,7 @@ from hirescam.targets import OutputSelector, Region, Target, is_class_target, is
 from hirescam.trace import Pass, Trace, forward
 
 _CERTIFIED_IMAGES = 2
+_MOST_PLANS = 16
 _MOST_RENEWALS = 3  # in a row; a head that changes at every call, as in training, is not worth caching
 
 LayerName = str | nn.Module | None
@@ -89,7 +90,8 @@ class Explainer:
 
         Args:
             images: float tensor ``(b, c, *space)``, preprocessed; or a tuple or dict of the model's inputs.
-            target: what to explain; None is the predicted class of each image.
+            target: what to explain; None is the predicted class of each image. A function of the output is
+                certified when it is first seen, so define it once, not at every call.
             rule: name of a rule, see `hirescam.rules`, or a rule with options of your own,
                 ``hirescam.rules()["scorecam"].configure({...})``.
             differentiable: keep the graph, so that the maps can stand in a loss.
@@ -177,7 +179,10 @@ class Explainer:
         with self._lock:
             if key not in self._plans:
                 self._plans[key] = self._make_plan(call, target, key)
-            return self._plans[key]
+            plan = self._plans[key] = self._plans.pop(key)  # the last used comes last
+            while len(self._plans) > _MOST_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            return plan
 
     def _in_closed_form(self, call: Call, plan: _Plan, target: Target) -> Explanation | None:
         """Maps without a backward pass; None where the gradient path has to answer."""

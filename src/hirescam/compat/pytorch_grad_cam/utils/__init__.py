@@ -1,0 +1,1 @@
+"""Targets, pictures and reshape transforms under the names that scripts import."""
