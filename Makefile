@@ -10,7 +10,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2
-BENCHES ?= $(wildcard benchmarks/*.py)
+BENCHES ?= $(filter-out benchmarks/timing.py benchmarks/networks.py,$(wildcard benchmarks/*.py))
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

@@ -558,3 +558,33 @@ def test_unique_names():
 
 def test_data_without_finite_figures_becomes_null():
     assert reports.plain({"a": (1.5, float("nan")), "b": "x"}) == {"a": [1.5, None], "b": "x"}
+
+
+def test_relate_names_theorems(run, tiny):
+    status, out, _ = run("relate", CAT, "-m", f"{tiny}:flat", "--json")
+    assert status == 0
+    rows = {row["method"]: row for row in json.loads(out)["methods"]}
+    assert rows["shapley values"]["same"]
+    assert rows["shapley values"]["theorem"].startswith("A4")
+    assert not rows["gradcam"]["same"]
+    assert "cam" not in rows
+    status, out, _ = run("relate", CAT, "-m", "lite0")
+    assert status == 0
+    assert "P1: the gradient is the same at all locations" in out
+
+
+def test_rules_lists_every_method(run):
+    status, out, _ = run("rules", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert len(found) >= 25
+    assert found["xgradcam"]["complete_for"] == "affine"
+    assert "runs of the network" in run("rules")[1]
+
+
+def test_export_refuses_what_is_not_exact(run):
+    pytest.importorskip("onnxruntime")
+    status, _, err = run("export", "-m", "torchvision:alexnet", "--out", "x.onnx")
+    assert status == 2
+    assert "only exact heads can be exported, and layer 'features' is local" in one_line(err)
+    assert not Path("x.onnx").exists()

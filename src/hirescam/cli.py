@@ -394,12 +394,12 @@ def rules(as_json: AsJson = False) -> None:
     """
     found = list(hirescam.rules().values())
     if as_json:
-        keys = ("name", "summary", "exact_for", "cite")
+        keys = ("name", "summary", "needs", "exact_for", "complete_for", "local_for", "options", "cite")
         _print_json({rule.name: {key: getattr(rule, key) for key in keys} for rule in found})
         return
-    table = _table("rule", "what it does", "laws hold for heads that are", "source")
+    table = _table("rule", "what it does", "needs", "laws hold for heads that are", "source")
     for rule in found:
-        table.add_row(rule.name, rule.summary, rule.exact_for or "none", rule.cite)
+        table.add_row(rule.name, rule.summary, str(rule.needs), rule.exact_for or "none", rule.cite)
     _console().print(table)
 
 
