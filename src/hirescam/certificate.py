@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hirescam.borrow import Call
 from hirescam.cut import Request, run_from
 from hirescam.graph import Graph, Sighting
+from hirescam.head import chunks
 from hirescam.ops import Kind, Op
 from hirescam.rulebook.gradient import hirescam as hirescam_rule
 from hirescam.rulebook.gradient import over_space
@@ -23,6 +24,7 @@ from hirescam.trace import Pass, Trace, forward
 _MOST_CELLS = 64
 _TINY = 1e-30
 _ROUNDING = 64
+_BLOCK_BYTES = 128 * 2**20
 _SELECTION = frozenset({"gather", "select", "index", "reshape", "unsqueeze", "squeeze", "slice", "expand"})
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 
@@ -168,16 +170,12 @@ def measure(trace: Trace, raw: Map, *, most_cells: int = _MOST_CELLS) -> Laws:
         raw: ``(b, t, *space)``.
         most_cells: check at most this many cells, spread evenly over the map.
     """
-    activations = trace.activations
-    flat = activations.flatten(2)
-    locations = flat.shape[2]
+    locations = trace.activations[0, 0].numel()
     count = min(locations, most_cells)
-    cells = torch.linspace(0, locations - 1, count, device=flat.device).round().long()
-    changed = flat.unsqueeze(0).repeat(count + 1, 1, 1, 1)
-    changed[0] = 0
-    changed[1 + torch.arange(count), :, :, cells] = 0
-    scores = trace.rescore(changed.reshape(count + 1, *activations.shape)).to(raw.dtype)
+    cells = torch.linspace(0, locations - 1, count, device=raw.device).round().long()
     score = trace.score.to(raw.dtype)
+    empty = trace.rescore(torch.zeros_like(trace.activations).unsqueeze(0)).to(raw.dtype)
+    scores = torch.cat([empty, _without(trace, cells).to(raw.dtype)])
     total = score - scores[0]
     missing = (total - raw.flatten(2).sum(-1)).abs()
     lost = (score - scores[1:]).movedim(0, -1)
@@ -192,6 +190,18 @@ def measure(trace: Trace, raw: Map, *, most_cells: int = _MOST_CELLS) -> Laws:
         complete=bool((missing <= tolerance * total.abs() + rounding).all()),
         local=bool((wrong <= tolerance * largest + rounding).all()),
     )
+
+
+def _without(trace: Trace, cells: Tensor) -> Tensor:
+    """Scores ``(n, b, t)`` with each of ``n`` cells set to zero, in blocks under a bound of memory."""
+    flat = trace.activations.flatten(2)
+    scores = []
+    for part in chunks(len(cells), _BLOCK_BYTES // max(1, flat.nbytes)):
+        block = cells[part]
+        changed = flat.unsqueeze(0).repeat(len(block), 1, 1, 1)
+        changed[torch.arange(len(block), device=cells.device), :, :, block] = 0
+        scores.append(trace.rescore(changed.reshape(-1, *trace.activations.shape)))
+    return torch.cat(scores)
 
 
 def affinity_error(trace: Trace) -> float:
