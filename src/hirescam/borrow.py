@@ -33,13 +33,24 @@ def check_model(model: nn.Module) -> None:
             "model is a TorchScript module, whose inner calls cannot be observed: "
             "pass the original Python network"
         )
-    for name, module in model.named_modules():
+    for module in parts(model):
         if module.training and (module is model or _minds_training(module)):
+            name = next(name for name, other in model.named_modules() if other is module)
             where = f"its part {name!r}" if name else "the model"
             raise ModelError(
                 f"model must be in evaluation mode, but {where} is in training mode: call "
                 "model.eval() first (it is not done for you, because another thread may be training)"
             )
+
+
+def parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The model and all its parts, some perhaps twice; several times faster than ``model.modules()``."""
+    stack: list[nn.Module | None] = [model]
+    while stack:
+        module = stack.pop()
+        if module is not None:
+            yield module
+            stack.extend(module._modules.values())
 
 
 def _minds_training(module: nn.Module) -> bool:
@@ -61,7 +72,7 @@ def session(*, grad: bool) -> Iterator[None]:
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Let compiled parts of the model run as plain Python, so that observers see into them."""
-    if any(_is_compiled(module) for module in model.modules()):
+    if any(_is_compiled(module) for module in parts(model)):
         with torch.compiler.set_stance("force_eager"):
             yield
     else:
