@@ -14,7 +14,7 @@ from hirescam.borrow import Call, eager, session
 from hirescam.errors import LayerError
 from hirescam.head import Head, tensors_in, without_inference
 from hirescam.normalisers import HELD
-from hirescam.taps import Tap
+from hirescam.taps import Anchor, Tap
 from hirescam.targets import OutputSelector, Target, logits_of
 
 
@@ -29,6 +29,7 @@ class Request:
         grid: how locations are arranged, where that cannot be seen from the shape.
         hold: treat the divisors of normalisers as constants.
         differentiable: keep the graph through the whole network, for maps in a loss.
+        anchor: where to begin to look for the layer, if it is a call; None looks from the start.
         progress: told (done, total) while many passes run.
     """
 
@@ -38,7 +39,20 @@ class Request:
     grid: tuple[int, ...] | None = None
     hold: bool = False
     differentiable: bool = False
+    anchor: Anchor | None = None
     progress: Callable[[int, int], None] | None = None
+
+    @property
+    def watched(self) -> str | None:
+        """Path of the module whose outputs have to be seen; None where there is none."""
+        if self.tap.function is None:
+            return self.tap.module
+        return self.anchor.module if self.anchor else None
+
+    def begins(self, seen: Tap) -> bool:
+        """Whether the call that is the layer comes after this module output."""
+        at = self.anchor
+        return at is not None and (at.module, at.number) == (seen.module, seen.number)
 
 
 class Cut:
@@ -56,10 +70,9 @@ class Cut:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Watch while the block runs the model."""
-        tap = self._request.tap
-        module = [] if tap.function else [(tap.module, self._model.get_submodule(tap.module))]
-        with taps.module_outputs(module, self._on_output), self._calls as calls:
-            if tap.function:
+        watched = _watched(self._model, self._request)
+        with taps.module_outputs(watched, self._on_output), self._calls as calls:
+            if not watched:
                 calls.start()
             yield
 
@@ -85,8 +98,13 @@ class Cut:
         return self._leaf, self._head
 
     def _on_output(self, path: str, output: Any) -> Any:
-        seen = self._counts.module(path)
-        return self._take(output) if _is(self._request.tap, seen) else None
+        seen, request = self._counts.module(path), self._request
+        if request.tap.function is None:
+            return self._take(output) if _is(request.tap, seen) else None
+        if request.anchor is not None and request.begins(seen):
+            self._counts.start(request.tap, request.anchor.before)
+            self._calls.start()
+        return None
 
     def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
@@ -166,16 +184,30 @@ def look(model: nn.Module, call: Call, request: Request, *, inference: bool = Tr
             note(counts.function(func), result)
         return result
 
-    modules = [] if tap.function else [(tap.module, model.get_submodule(tap.module))]
+    watched = _watched(model, request)
     with torch.inference_mode(inference), eager(model), taps.Calls(on_call) as calls:
-        if tap.function:
+
+        def on_output(path: str, output: Any) -> None:
+            seen = counts.module(path)
+            if tap.function is None:
+                note(seen, output)
+            elif request.anchor is not None and request.begins(seen):
+                counts.start(tap, request.anchor.before)
+                calls.start()
+
+        if not watched:
             calls.start()
-        with taps.module_outputs(modules, lambda path, output: note(counts.module(path), output)):
+        with taps.module_outputs(watched, on_output):
             output = call.run(model)
         logits = logits_of(output, request.output, call.images.shape[0])
     if not found:
         raise LayerError(f"layer={tap.name!r} was not called in this forward pass")
     return found[0], logits.clone()
+
+
+def _watched(model: nn.Module, request: Request) -> list[tuple[str, nn.Module]]:
+    path = request.watched
+    return [] if path is None else [(path, model.get_submodule(path))]
 
 
 def _is(wanted: Tap, seen: Tap) -> bool:

@@ -213,7 +213,9 @@ class Explainer:
         graph = self._read(call, target)
         sighting = self._sighting(graph, call)
         tap = graph.name(sighting.tap)
-        request = Request(tap, target, self._output, self._grid, progress=self._progress)
+        request = Request(
+            tap, target, self._output, self._grid, anchor=sighting.anchor, progress=self._progress
+        )
         certificate, finished = certificates.certify_tap(self.model, call, request, graph, sighting)
         exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
         steady = self._renewed[key] < _MOST_RENEWALS

@@ -6,7 +6,7 @@ more memory than a bare forward pass) and returns every tap with the ops between
 A tap is a *cut* if every path from the score to the image goes through it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from hirescam.errors import ModelError
 from hirescam.head import READS, mutates, tensors_in, without_inference
 from hirescam.normalisers import HELD
 from hirescam.ops import Kind, Op, kind_of, readable
-from hirescam.taps import Tap
+from hirescam.taps import Anchor, Tap
 
 _SHAPE_ONLY = frozenset(
     """new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like
@@ -45,6 +45,7 @@ class Sighting:
     value: Value
     shape: tuple[int, ...]
     time: int
+    anchor: Anchor | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class _Watch:
         self._loose: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._loose[image] = ""
         self._clock = 0
+        self._last: Tap | None = None
+        self._since: Counter[tuple[str, str | None]] = Counter()
         if image.grad_fn is not None:
             self.origins[image.grad_fn] = Origin("", "images")
 
@@ -182,13 +185,16 @@ class _Watch:
         return f" (see {reason}())" if reason else ""
 
     def _on_output(self, path: str, output: Any) -> None:
-        self._see(self.counts.module(path), tensors_in(output)[:1])
+        self._last = self.counts.module(path)
+        self._since.clear()
+        self._see(self._last, tensors_in(output)[:1])
 
     def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
         if name == "_set_grad_enabled":
             return None
         tap = self.counts.function(func)
+        self._since[tap.module, tap.function] += 1
         args, kwargs = without_inference(args, kwargs)
         inputs = [tensor for tensor in tensors_in((args, kwargs)) if tensor in self._loose]
         result = func(*args, **kwargs)
@@ -227,7 +233,15 @@ class _Watch:
             value = value_of(tensor) if tensor in self._loose else None
             if value is not None and tensor.ndim >= 3:
                 self._clock += 1
-                self.sightings.append(Sighting(tap, value, tuple(tensor.shape), self._clock))
+                anchor = self._anchor(tap) if tap.function else None
+                self.sightings.append(Sighting(tap, value, tuple(tensor.shape), self._clock, anchor))
+
+    def _anchor(self, tap: Tap) -> Anchor | None:
+        """The last module output before a call that is being seen."""
+        last = self._last
+        if last is None or last.number is None or tap.number is None:
+            return None
+        return Anchor(last.module, last.number, tap.number - self._since[tap.module, tap.function])
 
 
 def _refuse(saved: Any) -> Any:

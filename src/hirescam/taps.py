@@ -47,6 +47,21 @@ class Tap:
         return f"{path}#{self.number}" if self.number else path
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """The module output after which a call has to be looked for, so that nothing is observed before it.
+
+    Attributes:
+        module: path of the module whose output is the last one before the call.
+        number: which output of it, from 1.
+        before: how often the call's module had called the function by then.
+    """
+
+    module: str
+    number: int
+    before: int
+
+
 def parse(name: str) -> Tap:
     """Read a tap's name; the inverse of `Tap.name`."""
     match = _NAME.match(name)
@@ -226,6 +241,10 @@ class Counts:
         module = caller()
         path = self._paths.get(id(module), "") if module is not None else ""
         return self._next(path, tap_name(function_name(func)))
+
+    def start(self, tap: Tap, number: int) -> None:
+        """Count the calls of a function from here, as if so many had been seen."""
+        self._seen[tap.module, tap.function] = number
 
     def of(self, tap: Tap) -> int:
         """How often this module or function was called so far."""
