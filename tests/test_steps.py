@@ -33,6 +33,20 @@ def test_fusing(how: str, expected: object) -> None:
     assert fused.steps == (f"{how} of hirescam at features.0 + hirescam at features",)
 
 
+def test_refining_is_the_product_of_stretched_positive_parts() -> None:
+    first, second = two_layers()
+    refined = fuse([first, second], "refine").raw
+
+    def stretched(raw: torch.Tensor) -> torch.Tensor:
+        positive = raw.clamp(min=0)
+        low, high = (positive.flatten(2).aminmax(dim=-1)[i][..., None, None] for i in (0, 1))
+        return (positive - low) / (high - low)
+
+    torch.testing.assert_close(refined, stretched(first.raw) * stretched(second.raw))
+    assert refined.min() >= 0
+    assert refined.max() <= 1
+
+
 def test_grids_are_resampled_to_the_finest() -> None:
     model = ready(PooledNet())
     fine = hirescam.explain(model, images(side=8), target=1)

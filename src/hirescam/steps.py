@@ -20,14 +20,16 @@ from hirescam.rulebook.registry import Rule
 from hirescam.targets import Target
 from hirescam.views import resize
 
-Fusion = Literal["mean", "max", "product"]
+Fusion = Literal["mean", "max", "product", "refine"]
 
 _FUSE: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda maps: maps.mean(0),
     "max": lambda maps: maps.amax(0),
     "product": lambda maps: maps.prod(0),
+    "refine": lambda maps: maps.prod(0),
 }
 _FACTORS = (0.9, 1.0, 1.1)
+_TINY = 1e-30
 
 
 def fuse(explanations: Sequence[Explanation], how: Fusion = "mean") -> Explanation:
@@ -35,8 +37,9 @@ def fuse(explanations: Sequence[Explanation], how: Fusion = "mean") -> Explanati
 
     Args:
         explanations: of the same images and targets.
-        how: ``"mean"``, ``"max"`` (largest value at each place) or ``"product"`` of the maps, each divided by
-            its largest magnitude first where a product is taken, so that units do not mix.
+        how: ``"mean"``, ``"max"`` (largest value at each place), ``"product"`` of the maps, each divided by
+            its largest magnitude first so that units do not mix, or ``"refine"``, the product of the maps'
+            positive parts, each stretched to [0, 1] (RefineCAM, arXiv 2605.14641).
 
     Returns:
         An explanation without a guarantee; ``steps`` names what was fused.
@@ -51,12 +54,18 @@ def fuse(explanations: Sequence[Explanation], how: Fusion = "mean") -> Explanati
     finest = max((one.grid for one in explanations), key=lambda grid: torch.Size(grid).numel())
     maps = torch.stack([resize(one.on_grid, finest, "bilinear") for one in explanations])
     if how == "product":
-        maps = maps / maps.flatten(3).abs().amax(-1).clamp_min(1e-30).reshape(
-            *maps.shape[:3], *[1] * len(finest)
-        )
+        maps = maps / _over_space(maps.abs(), torch.amax).clamp_min(_TINY)
+    elif how == "refine":
+        maps = maps.clamp(min=0) - _over_space(maps.clamp(min=0), torch.amin)
+        maps = maps / _over_space(maps, torch.amax).clamp_min(_TINY)
     names = " + ".join(f"{one.rule} at {one.layer}" for one in explanations)
     layers = "+".join(dict.fromkeys(one.layer for one in explanations))
     return _void(replace(first, layer=layers, grid=finest, prefix=0), _FUSE[how](maps), f"{how} of {names}")
+
+
+def _over_space(maps: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduce ``(n, b, t, *grid)`` over the grid, keeping its axes."""
+    return reduce(maps, dim=tuple(range(3, maps.ndim)), keepdim=True)
 
 
 def average_over_flips(
