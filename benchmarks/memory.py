@@ -8,9 +8,11 @@ Every variant runs in a process of its own; the figure is the growth of the peak
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 from networks import LAYERS, build, images
+from torch import Tensor, nn
 
 import hirescam
 
@@ -36,23 +38,30 @@ def _peak() -> int:
 
 
 def one(name: str, batch: int, variant: str) -> None:
-    """Print how far the peak rises above the loaded model in the second and later calls."""
+    """Print how far the peak rises when a batch follows a single image, which every variant saw first."""
     model, x = build(name), images(name, batch)
-    if variant == "hirescam":
-        explainer = hirescam.Explainer(model, layer=LAYERS[name])
-        explainer(x[:1])
+    work = _work(model, name, variant)
+    work(x[:1])
     before = _peak()
     for _ in range(3):
-        if variant == "bare forward":
-            with torch.inference_mode():
-                model(x)
-        elif variant == "hirescam":
-            explainer(x)
-        else:
-            from captum.attr import LayerGradientXActivation
-
-            LayerGradientXActivation(model, model.get_submodule(LAYERS[name])).attribute(x, target=1)
+        work(x)
     print(_peak() - before)
+
+
+def _work(model: nn.Module, name: str, variant: str) -> Callable[[Tensor], object]:
+    if variant == "hirescam":
+        return hirescam.Explainer(model, layer=LAYERS[name])
+    if variant == "captum":
+        from captum.attr import LayerGradientXActivation
+
+        peer = LayerGradientXActivation(model, model.get_submodule(LAYERS[name]))
+        return lambda x: peer.attribute(x, target=1)
+
+    def bare(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return bare
 
 
 if __name__ == "__main__":
