@@ -46,6 +46,9 @@ def test_pitch(report):
 def test_blind_half(report):
     assert report.digits.dead_share["hirescam"] == 0
     assert report.digits.dead_peaks["hirescam"] == 0
+    assert report.digits.dead_magnitude["hirescam"] == 0
+    low, high = report.digits.dead_range
+    assert low <= report.digits.dead_share["gradcam"] <= high
     assert 0.15 < report.digits.dead_share["gradcam"] < 0.4
     assert report.digits.trained.accuracy > 0.9
 

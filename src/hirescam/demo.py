@@ -97,6 +97,8 @@ class Digits:
         dead_share: for each rule, the share of the map's positive part that lies in the half that the head
             cannot see; the mean over the test images of all networks ("unused-region mass").
         dead_peaks: for each rule, the share of images whose highest cell lies there.
+        dead_range: the least and the largest of the networks' own shares, for Grad-CAM.
+        dead_magnitude: for each rule, the share of |raw| there instead of the positive part.
     """
 
     trained: digits.DigitsResult
@@ -104,6 +106,8 @@ class Digits:
     networks: int
     dead_share: dict[str, float]
     dead_peaks: dict[str, float]
+    dead_range: tuple[float, float]
+    dead_magnitude: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +209,8 @@ def explain_digits() -> Digits:
         Explainer(one.model, layer="features").compare(one.test_images, rules=_RULES) for one in trained
     ]
     dead = trained[0].dead
+    own = [_dead_share(found["gradcam"].raw[:, 0].clamp(min=0), dead) for found in results]
+    size = {rule: torch.cat([found[rule].raw[:, 0] for found in results]).abs() for rule in _RULES}
     positive = {rule: torch.cat([found[rule].raw[:, 0] for found in results]).clamp(min=0) for rule in _RULES}
     return Digits(
         trained=trained[0],
@@ -212,6 +218,8 @@ def explain_digits() -> Digits:
         networks=len(trained),
         dead_share={rule: _dead_share(maps, dead) for rule, maps in positive.items()},
         dead_peaks={rule: float(_peaks(maps, dead)) for rule, maps in positive.items()},
+        dead_range=(min(own), max(own)),
+        dead_magnitude={rule: _dead_share(maps, dead) for rule, maps in size.items()},
     )
 
 
@@ -372,6 +380,8 @@ def _digits_data(cut: Digits) -> dict[str, Any]:
         "test_images": len(cut.trained.test_images),
         "accuracy": cut.trained.accuracy,
         "dead_share": cut.dead_share,
+        "dead_share_by_network": list(cut.dead_range),
+        "dead_share_of_magnitude": cut.dead_magnitude,
         "strongest_cell_in_dead_half": cut.dead_peaks,
     }
 
@@ -477,7 +487,10 @@ def _digits_section(cut: Digits) -> Section:
         items=tuple(_digit_item(cut, index) for index in _different(cut)),
         findings=(
             f"Share of the red in the blind half, over {cut.networks} networks trained alike: HiResCAM "
-            f"{_share(share['hirescam'])}, Grad-CAM {_share(share['gradcam'])}.",
+            f"{_share(share['hirescam'])}, Grad-CAM {_share(share['gradcam'])} "
+            f"({_share(cut.dead_range[0])} to {_share(cut.dead_range[1])} by network). Of red and blue "
+            f"together: HiResCAM {_share(cut.dead_magnitude['hirescam'])}, Grad-CAM "
+            f"{_share(cut.dead_magnitude['gradcam'])}.",
             f"Grad-CAM's highest cell lies in the blind half in {peaks['gradcam']:.0%} of the pictures, "
             f"HiResCAM's in {peaks['hirescam']:.0%}.",
         ),

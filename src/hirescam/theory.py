@@ -156,7 +156,7 @@ _AFFINE = {
 _LOCAL = {
     "hirescam": "L1: the directional derivative along each location's activations",
     "gradient × input": "L1: the same formula",
-    "integrated gradients": "L2: complete, but an average over other linear pieces",
+    "integrated gradients": "L2: complete in the limit of many steps, an average over linear pieces",
     "shapley values": "L3: complete, but an average over orderings",
 }
 
