@@ -7,6 +7,7 @@ HirescamError
 ├── ModelError          the model is in a state, or of a kind, that cannot be explained
 │   └── OutputError     what the model returned cannot be used as scores
 ├── RuleError           a rule is unknown, or does not apply to this model
+├── MetricError         a metric is unknown, or does not apply to what it was given
 ├── ImageFileError      an image file cannot be read
 ├── SpecError           a model reference such as ``torchvision:resnet50`` cannot be resolved
 └── WeightsError        a weights file cannot be loaded, or is refused
@@ -41,6 +42,10 @@ class OutputError(ModelError):
 
 class RuleError(HirescamError, ValueError):
     """A rule is unknown, or does not apply to this model."""
+
+
+class MetricError(HirescamError, ValueError):
+    """A metric is unknown, or does not apply to what it was given."""
 
 
 class ImageFileError(HirescamError, OSError):

@@ -78,6 +78,11 @@ class Explainer:
         self._renewed: Counter[object] = Counter()
         self._lock = threading.Lock()
 
+    def of(self, model: nn.Module, *, layer: LayerName = None) -> "Explainer":
+        """Return an explainer of another network with the same output and grid; None is the same layer."""
+        layer = layer or (None if self._tap is None else self._tap.name)
+        return Explainer(model, layer=layer, output=self._output, grid=self._grid, progress=self._progress)
+
     def __call__(
         self,
         images: Inputs,

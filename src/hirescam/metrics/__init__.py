@@ -1,0 +1,25 @@
+"""Metrics of explanations: faithfulness first, then localisation, sanity and shape.
+
+Every metric is a pure function of tensors with one value per sample, found by name in one registry.
+"""
+
+from hirescam.metrics import faithfulness
+from hirescam.metrics.case import Case, Scene
+from hirescam.metrics.intervals import Estimate, estimate
+from hirescam.metrics.registry import INPUTS, Better, Kind, Metric, get, metric, metrics
+
+# Importing a module registers its metrics.
+__all__ = [
+    "INPUTS",
+    "Better",
+    "Case",
+    "Estimate",
+    "Kind",
+    "Metric",
+    "Scene",
+    "estimate",
+    "faithfulness",
+    "get",
+    "metric",
+    "metrics",
+]
