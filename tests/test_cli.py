@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 import hirescam
-from hirescam import cli, reports
+from hirescam import cli, models, reports
+from hirescam.cli.words import arranged
 
 PICTURES = Path(skimage.__file__).parent / "data"
 CAT, COFFEE, ROCKET = PICTURES / "chelsea.png", PICTURES / "coffee.png", PICTURES / "rocket.jpg"
@@ -242,7 +243,7 @@ def test_progress_counts_files(tmp_path, tiny, monkeypatch, count, batch):
     for path in paths:
         Image.open(CAT).save(path)
     steps = []
-    model = cli.models.resolve(f"{tiny}:flat")
+    model = models.resolve(f"{tiny}:flat")
     wish = reports.Wish(batch=batch)
     report = reports.explain_files(
         model, paths, wish=wish, out=tmp_path / "o", progress=lambda: steps.append(1)
@@ -364,7 +365,7 @@ def test_debug_shows_the_traceback_before_the_line(run):
 
 
 def test_surprises_are_one_line_too(run, monkeypatch):
-    monkeypatch.setattr(cli.models, "resolve", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(models, "resolve", lambda *args, **options: 1 / 0)
     status, _, err = run("certify", "-m", "lite0")
     assert status == 2
     assert "unexpected ZeroDivisionError: division by zero (repeat with --debug" in one_line(err)
@@ -374,7 +375,7 @@ def test_interrupt(run, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.models, "resolve", interrupt)
+    monkeypatch.setattr(models, "resolve", interrupt)
     status, out, err = run("certify", "-m", "lite0")
     assert (status, out, err) == (130, "", "hirescam: interrupted\n")
 
@@ -538,7 +539,7 @@ def test_a_reader_that_goes_away_early_is_no_error_to_talk_about():
 
 
 def test_words_after_rules_are_rules_until_they_are_not():
-    words, debug = cli._arranged(
+    words, debug = arranged(
         ["compare", "--rules", "a", "b,c", "cat.png", "--debug", "-m", "x", "--", "--debug"]
     )
     assert debug

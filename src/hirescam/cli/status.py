@@ -1,0 +1,3 @@
+"""Exit statuses."""
+
+OK, SOME_FAILED, FAILED, NOT_FAITHFUL, INTERRUPTED = 0, 1, 2, 3, 130

@@ -1,0 +1,35 @@
+"""The words after ``hirescam`` are put into the order that typer expects."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def arranged(words: Sequence[str]) -> tuple[list[str], bool]:
+    """Take ``--debug`` from anywhere, and let ``--rules a b c`` stand for ``--rules a --rules b ...``."""
+    words = list(words)
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    head = [word for word in words[:end] if word != "--debug"]
+    spread = head[:1] == ["compare"]
+    return (_spread(head, "--rules") if spread else head) + words[end:], debug
+
+
+def _spread(words: Sequence[str], option: str) -> list[str]:
+    result: list[str] = []
+    values = 0
+    for word in words:
+        if values and not _is_rule(word):
+            values = 0
+        result += [option, word] if values > 1 else [word]
+        values = 1 if word == option else values + bool(values)
+    return result
+
+
+def _is_rule(word: str) -> bool:
+    """A word after ``--rules`` is a rule unless it is an option or looks like a file."""
+    return word.replace(",", "_").isidentifier() and not Path(word).exists()
+
+
+def split_names(words: Sequence[str] | None) -> list[str]:
+    """Take names apart that are separated by commas."""
+    return [name for word in words or () for name in word.split(",") if name]
