@@ -19,6 +19,7 @@ from PIL import Image
 import hirescam
 from hirescam import cli, models, reports
 from hirescam.cli.words import arranged
+from hirescam.reports import explaining
 
 PICTURES = Path(skimage.__file__).parent / "data"
 CAT, COFFEE, ROCKET = PICTURES / "chelsea.png", PICTURES / "coffee.png", PICTURES / "rocket.jpg"
@@ -209,8 +210,8 @@ def test_foreign_files_are_left_alone_and_own_ones_renewed(run, tiny):
 
 
 def test_many_pictures_become_files_beside_the_page(run, tiny, monkeypatch):
-    monkeypatch.setattr(reports, "INLINE_PICTURES", 2)
-    monkeypatch.setattr(reports, "MEASURED_PICTURES", 2)
+    monkeypatch.setattr(explaining, "INLINE_PICTURES", 2)
+    monkeypatch.setattr(explaining, "MEASURED_PICTURES", 2)
     for number in range(5):
         Image.open(CAT).resize((60 + number, 60)).save(f"{number} é.png")
     status, out, _ = run("explain", ".", "-m", f"{tiny}:flat", "--batch", 2, "--out", "o", "--json")
@@ -238,7 +239,7 @@ def test_a_second_run_does_not_explain_the_overlays_of_the_first(run, tiny):
 
 @pytest.mark.parametrize(("count", "batch"), [(3, 2), (4, 2), (1, 5)])
 def test_progress_counts_files(tmp_path, tiny, monkeypatch, count, batch):
-    monkeypatch.setattr(reports, "MEASURED_PICTURES", 0)
+    monkeypatch.setattr(explaining, "MEASURED_PICTURES", 0)
     paths = [tmp_path / f"{number}.png" for number in range(count)]
     for path in paths:
         Image.open(CAT).save(path)
@@ -253,7 +254,7 @@ def test_progress_counts_files(tmp_path, tiny, monkeypatch, count, batch):
 
 def test_batches_and_single_pictures_give_the_same(run, tiny, monkeypatch):
     single = json.loads(run("explain", CAT, COFFEE, ROCKET, "-m", f"{tiny}:flat", "--json")[1])
-    monkeypatch.setattr(reports, "MEASURED_PICTURES", 0)
+    monkeypatch.setattr(explaining, "MEASURED_PICTURES", 0)
     batch = json.loads(run("explain", CAT, COFFEE, ROCKET, "-m", f"{tiny}:flat", "--batch", 2, "--json")[1])
     for one, other in zip(single["images"], batch["images"], strict=True):
         assert one["targets"][0]["label"] == other["targets"][0]["label"]
