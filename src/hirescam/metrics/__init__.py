@@ -3,7 +3,7 @@
 Every metric is a pure function of tensors with one value per sample, found by name in one registry.
 """
 
-from hirescam.metrics import faithfulness
+from hirescam.metrics import faithfulness, hotspots
 from hirescam.metrics.case import Case, Scene
 from hirescam.metrics.intervals import Estimate, estimate
 from hirescam.metrics.registry import INPUTS, Better, Kind, Metric, get, metric, metrics
@@ -20,6 +20,7 @@ __all__ = [
     "estimate",
     "faithfulness",
     "get",
+    "hotspots",
     "metric",
     "metrics",
 ]

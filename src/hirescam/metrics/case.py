@@ -22,6 +22,7 @@ from hirescam.trace import Trace
 
 _IMAGES_TOGETHER = 16
 _BLOCK_BYTES = 128 * 2**20
+_CELLS_TOGETHER = 4096
 
 Predict = Callable[[Tensor], Tensor]
 """From images ``(m, c, *size)`` to class probabilities ``(m, classes)``."""
@@ -71,9 +72,13 @@ class Scene:
     def effects(self) -> Tensor:
         """``(n, *space)``: Δ[s] = score − score(A with all channels at s set to zero)."""
         space = self.trace.activations.shape[2:]
-        count = space.numel()
-        keep = 1 - torch.eye(count, device=self.images.device).reshape(count, 1, *space)
-        lost = self.trace.score[:, 0] - self.score_kept(keep.expand(-1, len(self.images), *space))
+        cells = torch.arange(space.numel(), device=self.images.device)
+        whole = torch.ones((1, len(self.images), *space), device=self.images.device)
+        kept = [
+            self.score_kept((cells != block[:, None]).reshape(-1, 1, *space).expand(-1, *whole.shape[1:]))
+            for block in cells.split(_CELLS_TOGETHER)
+        ]
+        lost = self.score_kept(whole) - torch.cat(kept)
         return lost.T.reshape(-1, *space)
 
     def score_kept(self, keep: Tensor) -> Tensor:
