@@ -3,9 +3,11 @@
 Every metric is a pure function of tensors with one value per sample, found by name in one registry.
 """
 
-from hirescam.metrics import faithfulness, hotspots
+from hirescam.metrics import faithfulness, ground_truth, hotspots, overlap, pointing, thresholds
 from hirescam.metrics.case import Case, Scene
+from hirescam.metrics.ground_truth import boxes_to_masks
 from hirescam.metrics.intervals import Estimate, estimate
+from hirescam.metrics.pointing import center_map
 from hirescam.metrics.registry import INPUTS, Better, Kind, Metric, get, metric, metrics
 
 # Importing a module registers its metrics.
@@ -17,10 +19,16 @@ __all__ = [
     "Kind",
     "Metric",
     "Scene",
+    "boxes_to_masks",
+    "center_map",
     "estimate",
     "faithfulness",
     "get",
+    "ground_truth",
     "hotspots",
     "metric",
     "metrics",
+    "overlap",
+    "pointing",
+    "thresholds",
 ]
