@@ -3,7 +3,16 @@
 Every metric is a pure function of tensors with one value per sample, found by name in one registry.
 """
 
-from hirescam.metrics import faithfulness, ground_truth, hotspots, overlap, pointing, thresholds
+from hirescam.metrics import (
+    confidence,
+    faithfulness,
+    ground_truth,
+    hotspots,
+    overlap,
+    perturbation,
+    pointing,
+    thresholds,
+)
 from hirescam.metrics.case import Case, Scene
 from hirescam.metrics.ground_truth import boxes_to_masks
 from hirescam.metrics.intervals import Estimate, estimate
@@ -21,6 +30,7 @@ __all__ = [
     "Scene",
     "boxes_to_masks",
     "center_map",
+    "confidence",
     "estimate",
     "faithfulness",
     "get",
@@ -29,6 +39,7 @@ __all__ = [
     "metric",
     "metrics",
     "overlap",
+    "perturbation",
     "pointing",
     "thresholds",
 ]
