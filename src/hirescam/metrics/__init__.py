@@ -4,6 +4,7 @@ Every metric is a pure function of tensors with one value per sample, found by n
 """
 
 from hirescam.metrics import (
+    composites,
     confidence,
     faithfulness,
     ground_truth,
@@ -11,6 +12,7 @@ from hirescam.metrics import (
     overlap,
     perturbation,
     pointing,
+    road,
     thresholds,
 )
 from hirescam.metrics.case import Case, Scene
@@ -30,6 +32,7 @@ __all__ = [
     "Scene",
     "boxes_to_masks",
     "center_map",
+    "composites",
     "confidence",
     "estimate",
     "faithfulness",
@@ -41,5 +44,6 @@ __all__ = [
     "overlap",
     "perturbation",
     "pointing",
+    "road",
     "thresholds",
 ]

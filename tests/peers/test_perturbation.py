@@ -12,14 +12,22 @@ pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam")
 pytest.importorskip("torchcam", reason="needs torchcam")
 
 from hirescam.errors import InputError
+from hirescam.metrics.composites import arcc, coherency
 from hirescam.metrics.confidence import average_drop, increase_in_confidence
+from hirescam.metrics.neighbours import fill_from_neighbours
 from hirescam.metrics.perturbation import deletion, insertion
+from hirescam.metrics.road import road, road_lerf, road_morf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from pytorch_grad_cam.metrics import road as pgc_road
+    from pytorch_grad_cam.metrics.arcc import ARCC, Coherency
     from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget
     from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
+
+# pytorch-grad-cam hands tensors to NumPy functions.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 
 SIDE, CLASS = 8, 2
 
@@ -135,3 +143,109 @@ def test_difference_pytorch_grad_cam_drops_by_logits(setting):
     assert by_logits.max() > 1
     with pytest.raises(InputError, match="this metric is defined on probabilities"):
         average_drop(maps, images, target, loud)
+
+
+def without_noise(monkeypatch) -> None:
+    """Take pytorch-grad-cam's noise away, which has no seed of its own."""
+    monkeypatch.setattr(pgc_road.torch, "randn_like", torch.zeros_like)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_linear_imputation_agrees_with_pytorch_grad_cam(share):
+    """The same pixels removed from the same image, in the same space."""
+    image, gone = torch.randn(3, 12, 9), torch.rand(12, 9) < share
+    theirs = pgc_road.NoisyLinearImputer(noise=0)(image, (~gone).float())
+    torch.testing.assert_close(fill_from_neighbours(image[None], gone[None])[0], theirs, atol=1e-5, rtol=1e-5)
+
+
+def hundred():
+    """Images of 100 pixels, where both count alike, and maps without ties."""
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
+    model, images, maps = nn.Sequential(*layers).eval(), torch.randn(3, 3, 10, 10), torch.rand(3, 10, 10)
+    maps = maps / maps.flatten(1).amax(1).reshape(-1, 1, 1)
+    return model, lambda x: softmax(model(x)), images, maps, torch.full((3,), CLASS)
+
+
+def test_road_agrees_with_pytorch_grad_cam(monkeypatch):
+    """Without ties and noise, in the same space. Its percentages count what is kept."""
+    without_noise(monkeypatch)
+    model, predict, images, maps, target = hundred()
+    soft = [ClassifierOutputSoftmaxTarget(CLASS)] * 3
+    for ours, theirs, percentage in (
+        (road_morf, pgc_road.ROADMostRelevantFirst, 80),
+        (road_lerf, pgc_road.ROADLeastRelevantFirst, 30),
+    ):
+        found = ours(maps, images, target, predict, percentages=(100 - percentage,), noise=0)
+        expected = theirs(percentage)(images, maps.numpy(), soft, model, return_diff=False)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = road(maps, images, target, predict, noise=0)
+    expected = pgc_road.ROADCombined()(images, maps.numpy(), soft, model)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_coherency_and_arcc_agree_with_pytorch_grad_cam(monkeypatch, sign):
+    """The mean is harmonic in its code, whatever its docstring says."""
+    without_noise(monkeypatch)
+    model, _, images, maps, target = hundred()
+    again = (maps + torch.rand(3, 10, 10)) / 2
+
+    def method(input_tensor, targets):
+        return again.numpy()
+
+    soft = [ClassifierOutputSoftmaxTarget(CLASS)] * 3
+    theirs = Coherency()(images, maps.numpy(), soft, model, method)
+    np.testing.assert_allclose(coherency(maps, images, lambda x: again), theirs, atol=1e-5)
+    expected = ARCC(method)(images, maps.numpy(), soft, lambda x: sign * model(x))
+    found = arcc(maps, images, target, lambda x: softmax(sign * model(x)), lambda x: again, noise=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert 0 < found.max() < 1
+
+
+def test_difference_pytorch_grad_cam_road_removes_everything_at_once():
+    """`ROADMostRelevantFirst` removes all values above a percentile, and of a map of zeros that is all of it.
+
+    A map after a ReLU with 95 % zeros loses 100 % of its pixels at every percentage (and least relevant first
+    is stuck at one level); here rank counts, and exactly p % go.
+    """
+    maps = torch.zeros(1, 10, 10)
+    maps[0, 3, 2:7] = torch.arange(1.0, 6.0)
+    images, lost = torch.rand(1, 1, 10, 10), []
+
+    def record(image, kept):
+        lost.append(int((kept == 0).sum()))
+        return image
+
+    for percentile in (10, 50, 90):
+        pgc_road.RemoveMostRelevantFirst(percentile, record)(images[0], maps[0])
+    assert lost == [100, 100, 100]
+    seen = []
+
+    def predict(shown):
+        seen.extend(int((one != images).sum()) for one in shown)
+        return torch.full((len(shown), 3), 1 / 3)
+
+    road_morf(maps, images, torch.tensor([CLASS]), predict, percentages=(10, 50, 90))
+    assert seen == [10, 50, 90]
+
+
+def test_difference_pytorch_grad_cam_road_adds_its_noise_after_normalisation():
+    """Its noise of 0.01 is added to images that are normalised already.
+
+    That is a quarter of what ROAD adds, which is 0.01 before the division by about 0.225. Here the channels'
+    ``std`` says what a unit is.
+    """
+    images, gone = torch.randn(1, 3, 40, 40), torch.rand(1, 40, 40) < 0.5
+    plain = fill_from_neighbours(images, gone)[0]
+    theirs = pgc_road.NoisyLinearImputer()(images[0], (~gone[0]).float()) - plain
+    seen = []
+
+    def predict(shown):
+        seen.append(shown[0])
+        return torch.full((len(shown), 3), 1 / 3)
+
+    road_morf(gone.float(), images, torch.tensor([CLASS]), predict, percentages=(40,), std=0.225)
+    removed = (seen[0] != images[0]).all(0)
+    ours = seen[0] - fill_from_neighbours(images, removed[None])[0]
+    assert float(theirs[:, gone[0]].std()) == pytest.approx(0.01, rel=0.1)
+    assert float(ours[:, removed].std()) == pytest.approx(0.01 / 0.225, rel=0.1)
