@@ -17,6 +17,8 @@ pytest.importorskip("onnxscript", reason="needs the extra 'export'")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter's own
 
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO takes bfloat16 by itself where the processor has it
+
 
 def run(path: Path, x: torch.Tensor) -> dict[str, torch.Tensor]:
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -43,7 +45,7 @@ def test_the_same_graph_runs_in_openvino(tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino", reason="needs openvino")
     model, x = ready(FlattenNet(), torch.float32), images(2, dtype=torch.float32)
     written = export(model, x, tmp_path / "model.onnx", top=2)
-    found = openvino.Core().compile_model(str(written.path), "CPU")(x.numpy())
+    found = openvino.Core().compile_model(str(written.path), "CPU", F32)(x.numpy())
     expected = hirescam.explain(model, x, target=hirescam.TopK(2))
     torch.testing.assert_close(torch.from_numpy(found[2]), expected.raw, rtol=1e-4, atol=1e-6)
 
@@ -75,6 +77,18 @@ def test_heads_that_are_not_exact_are_refused_with_the_reason(net: type, kind: s
     model = ready(net(), torch.float32)
     with pytest.raises(hirescam.ModelError, match=f"only exact heads can be exported, .* is {kind}"):
         export(model, images(1, dtype=torch.float32), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+class Branching(PooledNet):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * 2 if x.mean() > 0 else x)
+
+
+def test_a_network_that_branches_on_values_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model = ready(Branching(), torch.float32)
+    with pytest.raises(hirescam.ModelError, match=r"cannot be traced for any batch size: .*data-dependent"):
+        export(model, images(1, dtype=torch.float32), tmp_path / "model.onnx", top=2)
     assert not (tmp_path / "model.onnx").exists()
 
 

@@ -53,6 +53,11 @@ def parts(model: nn.Module) -> Iterator[nn.Module]:
             stack.extend(module._modules.values())
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 for inference tensors, which keep no count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _minds_training(module: nn.Module) -> bool:
     """Whether the training flag may change what the module computes (torch's containers do not care)."""
     mindful = (

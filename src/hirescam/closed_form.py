@@ -14,14 +14,14 @@ import threading
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hirescam import targets
-from hirescam.borrow import Call
+from hirescam.borrow import version_of
 from hirescam.certificate import tolerance_of
-from hirescam.cut import Request, look
 from hirescam.head import chunks
 from hirescam.layout import Layout
+from hirescam.targets import Target
 from hirescam.trace import Pass, widen
 
 MOST_BYTES = 768 * 2**20
@@ -61,16 +61,21 @@ class ClosedForm:
         self._known: dict[int, int] = {}
         row = finished.activations[0].nbytes // (finished.layout.locations if pooled else 1)
         self._most_rows = most_bytes // max(1, row)
-        self._watched = [(tensor, _version(tensor)) for tensor in finished.head.constants()]
+        self._watched = [(tensor, version_of(tensor)) for tensor in finished.head.constants()]
         self._lock = threading.Lock()
 
     @property
     def fresh(self) -> bool:
         """Whether the head's parameters are as they were when it was certified."""
-        return all(_version(tensor) == version for tensor, version in self._watched)
+        return all(version_of(tensor) == version for tensor, version in self._watched)
 
-    def maps(self, model: nn.Module, call: Call, request: Request) -> Maps | None:
-        """Run the model once, as it is, and explain it.
+    def maps(self, leaf: Tensor, logits: Tensor, target: Target) -> Maps | None:
+        """Explain one forward pass.
+
+        Args:
+            leaf: the layer's output, in its own shape.
+            logits: what the same pass returned.
+            target: what is explained.
 
         Returns:
             None where more classes are asked for than the bound of memory allows.
@@ -79,11 +84,8 @@ class ClosedForm:
             StaleHead: the cached head does not reproduce this pass's logits: weights were changed, a module
                 was swapped, another branch was taken.
         """
-        if not self.fresh:
-            raise StaleHead
-        leaf, logits = look(model, call, request)
         targets.check_finite(logits)
-        bound = targets.bind(request.target, logits)
+        bound = targets.bind(target, logits)
         layout = self._pass.layout
         activations = widen(layout.read(leaf)).flatten(2)
         found = self._rows_for(bound.index)
@@ -158,7 +160,3 @@ def _reproduces(flat: Tensor, offset: Tensor, score: Tensor, dtype: torch.dtype)
     wrong = (flat.sum(2) + offset - score).abs()
     size = flat.abs().sum(2) + offset.abs() + score.abs()
     return bool((wrong <= tolerance_of(dtype) * size).all())
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

@@ -13,7 +13,8 @@ from hirescam import selection, taps, targets
 from hirescam.borrow import Call, Inputs, as_call, check_model, unwrap
 from hirescam.certificate import Certificate, Guarantee
 from hirescam.closed_form import ClosedForm, Maps, StaleHead
-from hirescam.cut import Request, output_at
+from hirescam.compiled import Compiled
+from hirescam.cut import Request, look, output_at
 from hirescam.errors import LayerError, ModelError
 from hirescam.explanation import Explanation, Origin
 from hirescam.graph import Graph, Sighting, read
@@ -37,6 +38,13 @@ class _Plan:
     request: Request
     certificate: Certificate
     closed_form: ClosedForm | None
+    compiled: Compiled | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what is kept of the network is still true of it."""
+        known = (self.closed_form, self.compiled)
+        return all(one.fresh for one in known if one is not None)
 
 
 class Explainer:
@@ -76,7 +84,31 @@ class Explainer:
         self._progress = progress
         self._plans: dict[object, _Plan] = {}
         self._renewed: Counter[object] = Counter()
+        self._compiling = False
         self._lock = threading.Lock()
+
+    def compile(self) -> "Explainer":
+        """Run the network through ``torch.compile`` from now on, where the closed form answers.
+
+        The next call for each size of image takes some ten seconds longer, and the weights are kept a second
+        time, in the layout that the compiled code wants. Maps of the rule ``hirescam`` for classes are then
+        faster than the plain forward pass; everything else (other rules, functions of the output, autocast,
+        maps to be differentiated) runs as before. When the network is changed it is compiled again.
+
+        Returns:
+            This explainer.
+
+        Raises:
+            ModelError: at the next call, if the head is not exact or the network cannot be compiled.
+
+        Example:
+            >>> import hirescam, torchvision
+            >>> explainer = hirescam.Explainer(torchvision.models.resnet18().eval()).compile()
+        """
+        with self._lock:
+            self._compiling = True
+            self._plans.clear()
+        return self
 
     def of(self, model: nn.Module, *, layer: LayerName = None) -> "Explainer":
         """Return an explainer of another network with the same output and grid; None is the same layer."""
@@ -106,9 +138,9 @@ class Explainer:
         """
         chosen = get(rule)
         call = self._begin(images)
-        plan = self._plan(call, target)
+        plan, certified = self._plan_and_pass(call, target)
         if chosen.name == "hirescam" and is_indexed(target) and not differentiable:
-            result = self._in_closed_form(call, plan, target)
+            result = self._in_closed_form(call, plan, target, certified)
             if result is not None:
                 return result
             plan = self._plan(call, target)
@@ -180,22 +212,28 @@ class Explainer:
         return read(self.model, call, scores)
 
     def _plan(self, call: Call, target: Target) -> _Plan:
-        key = _key(call, target)
+        return self._plan_and_pass(call, target)[0]
+
+    def _plan_and_pass(self, call: Call, target: Target) -> tuple[_Plan, Pass | None]:
+        """The plan and, where it had to be made, the pass over this call's first images that certified it."""
+        key, certified = _key(call, target), None
         with self._lock:
             if key not in self._plans:
-                self._plans[key] = self._make_plan(call, target, key)
+                self._plans[key], certified = self._make_plan(call, target, key)
             plan = self._plans[key] = self._plans.pop(key)  # the last used comes last
             while len(self._plans) > _MOST_PLANS:
                 self._plans.pop(next(iter(self._plans)))
-            return plan
+            return plan, certified
 
-    def _in_closed_form(self, call: Call, plan: _Plan, target: Target) -> Explanation | None:
+    def _in_closed_form(
+        self, call: Call, plan: _Plan, target: Target, certified: Pass | None
+    ) -> Explanation | None:
         """Maps without a backward pass; None where the gradient path has to answer."""
         closed_form = plan.closed_form
         if closed_form is None or call.key is not None:
             return None
         try:
-            maps = closed_form.maps(self.model, call, replace(plan.request, target=target))
+            maps = closed_form.maps(*self._look(call, plan, certified), target)
         except StaleHead:
             self._renew(call, target)
             return None
@@ -204,6 +242,16 @@ class Explainer:
         self._renewed.pop(_key(call, target), None)
         return self._explanation(call, plan, get("hirescam"), maps)
 
+    def _look(self, call: Call, plan: _Plan, certified: Pass | None) -> tuple[Tensor, Tensor]:
+        """The layer's output and the logits: of the pass that was just made, or of a new one."""
+        if certified is not None and len(certified.logits) == len(call.images):
+            return certified.leaf.detach(), certified.logits.detach().clone()
+        if not plan.fresh:
+            raise StaleHead
+        if plan.compiled is not None:
+            return plan.compiled(call.images)
+        return look(self.model, call, plan.request)
+
     def _renew(self, call: Call, target: Target) -> None:
         """Certify again before the next answer: the head is not what it was."""
         key = _key(call, target)
@@ -211,7 +259,7 @@ class Explainer:
             self._plans.pop(key, None)
             self._renewed[key] += 1
 
-    def _make_plan(self, call: Call, target: Target, key: object) -> _Plan:
+    def _make_plan(self, call: Call, target: Target, key: object) -> tuple[_Plan, Pass]:
         if is_class_target(target) and not isinstance(target, Region):
             target = None
             call = call.first(_CERTIFIED_IMAGES)
@@ -225,7 +273,10 @@ class Explainer:
         exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
         steady = self._renewed[key] < _MOST_RENEWALS
         closed_form = ClosedForm(finished, pooled=certificate.same_as_gradcam) if exact and steady else None
-        return _Plan(replace(request, target=None), certificate, closed_form)
+        plan = _Plan(replace(request, target=None), certificate, closed_form)
+        if self._compiling and is_indexed(target):
+            plan = replace(plan, compiled=_compiled(finished, certificate) if steady else None)
+        return plan, finished
 
     def _sighting(self, graph: Graph, call: Call) -> Sighting:
         if self._tap is None:
@@ -283,6 +334,16 @@ class Explainer:
 
         grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
         return receptive_field(cells, size, grid, cell)
+
+
+def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
+    if certificate.guarantee is not Guarantee.EXACT:
+        raise ModelError(
+            f"compile() needs an exact head, and layer {certificate.layer!r} is {certificate.guarantee}: "
+            f"{certificate.reason} Explain it with an Explainer that is not compiled"
+        )
+    several, half = finished.call.key is not None, torch.is_autocast_enabled(finished.leaf.device.type)
+    return None if several or half else Compiled(finished)
 
 
 def _map(chosen: Rule, finished: Pass) -> Tensor:

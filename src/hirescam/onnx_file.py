@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hirescam.borrow import Call
 from hirescam.certificate import Certificate, Guarantee
+from hirescam.compiled import trace_program
 from hirescam.cut import Request, look
 from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.explainer import Explainer, LayerName
@@ -186,13 +187,9 @@ def _any_size(images: Tensor, module: MapsModule) -> bool:
 
 def _write(module: MapsModule, images: Tensor, path: Path, any_size: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if any_size:
-        dimensions |= dict.fromkeys(range(2, images.ndim), torch.export.Dim.DYNAMIC)
-    example = images if len(images) > 1 else images.repeat(2, *[1] * (images.ndim - 1))
+    program, example = trace_program(module, images, any_size=any_size)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, (example,), dynamic_shapes=(dimensions,), strict=False)
         torch.onnx.export(
             program,
             (example,),
