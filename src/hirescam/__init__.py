@@ -20,6 +20,7 @@ from hirescam.errors import (
 from hirescam.explainer import Explainer, certify, explain, layers
 from hirescam.explanation import Explanation, load
 from hirescam.onnx_file import Exported, export
+from hirescam.onnx_network import ExportedNetwork
 from hirescam.receptive_field import ReceptiveField
 from hirescam.rulebook.registry import Rule, rules
 from hirescam.selection import Layer
@@ -40,6 +41,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Exported",
+    "ExportedNetwork",
     "Finer",
     "Guarantee",
     "HirescamError",

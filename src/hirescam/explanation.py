@@ -135,12 +135,12 @@ class Explanation:
             cell: index in the grid; None takes the middle one.
 
         Raises:
-            ModelError: this result was loaded from disk and has no model.
+            ModelError: this result was loaded from disk, or made by an exported file, and has no network.
         """
         if self.origin is None:
             raise ModelError(
-                "receptive_field() needs the model, and this result was loaded from disk: explain one "
-                "image again"
+                "receptive_field() needs the PyTorch network, and this result was loaded from disk or made "
+                "by an exported file: explain one image with the network"
             )
         return self.origin.receptive_field(cell)
 
@@ -200,7 +200,7 @@ def load(path: str | Path) -> Explanation:
         data = json.loads(manifest.read_text("utf-8"))
         with np.load(npz, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
-        certificate = _certificate(data["certificate"])
+        certificate = certificate_from(data["certificate"])
         return Explanation(
             raw=arrays["raw"],
             score=arrays["score"],
@@ -236,7 +236,8 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _certificate(data: dict[str, Any]) -> Certificate:
+def certificate_from(data: dict[str, Any]) -> Certificate:
+    """Read a certificate that was written as plain data."""
     lists = {name: tuple(data[name]) for name in ("head", "breaks")}
     return Certificate(**{**data, **lists, "guarantee": Guarantee(data["guarantee"])})
 

@@ -5,7 +5,9 @@ There is no backward pass in it: the Jacobian of the head is a constant, and a m
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,7 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
     layer: LayerName = None,
     output: OutputSelector = None,
     labels: tuple[str, ...] | None = None,
+    preprocessing: Mapping[str, object] | None = None,
 ) -> Exported:
     """Write a network with an exact head and its maps as one ONNX graph, and check it in ONNX Runtime.
 
@@ -112,12 +115,16 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
         layer: the layer; None takes the best.
         output: how to find the logits.
         labels: names of the classes.
+        preprocessing: how pictures become images, kept in the file for whoever runs it. Written by
+            ``hirescam export``, which knows it, and read by ``hirescam explain``.
 
     Raises:
         ModelError: the head is not exact (the message gives the reason), or the written graph disagrees.
         InputError: a package is missing, or ``top`` does not fit.
     """
-    runtime = _runtime()
+    runtime = import_runtime()
+    for writer in ("onnx", "onnxscript"):
+        _import(writer)
     explainer = Explainer(model, layer=layer, output=output)
     certificate = explainer.certify(images)
     if certificate.guarantee is not Guarantee.EXACT:
@@ -130,7 +137,13 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
         raise ModelError("the head of this network depends on the image size: export it without any_size")
     path = Path(path)
     _write(module, images, path, any_size)
-    _describe(path, certificate, labels, top)
+    about: dict[str, object] = {
+        "labels": list(labels) if labels else None,
+        "top": top,
+        "layout": asdict(module.layout),
+    }
+    about |= {"certificate": asdict(certificate), "preprocessing": preprocessing}
+    _describe(path, about)
     difference = _difference(runtime, path, explainer, images, top)
     if difference > _TOLERANCE:
         path.unlink()
@@ -141,16 +154,23 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
     return Exported(path, certificate, top, any_size, difference)
 
 
-def _runtime() -> Any:
+def import_runtime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    return _import("onnxruntime")
+
+
+def _import(name: str) -> Any:
     try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
+        return import_module(name)
     except ImportError as error:
         raise InputError(
-            f'export needs the package {error.name!r}, which is not installed: pip install "hirescam[export]"'
+            f"ONNX files need the package {error.name!r}, which is not installed: "
+            'pip install "hirescam[export]"'
         ) from None
-    return onnxruntime
 
 
 def _maps_module(explainer: Explainer, images: Tensor, certificate: Certificate, top: int) -> MapsModule:
@@ -207,19 +227,13 @@ def _large(module: nn.Module) -> bool:
     return sum(int(tensor.nbytes) for tensor in module.state_dict().values()) > _MOST_PROTOBUF_BYTES
 
 
-def _describe(path: Path, certificate: Certificate, labels: tuple[str, ...] | None, top: int) -> None:
-    import onnx
-
+def _describe(path: Path, about: Mapping[str, object]) -> None:
+    onnx = _import("onnx")
     file = onnx.load(str(path), load_external_data=False)
-    entries = {
-        "hirescam.format": FORMAT,
-        "hirescam.certificate": json.dumps(asdict(certificate), ensure_ascii=False),
-        "hirescam.labels": json.dumps(list(labels) if labels else None, ensure_ascii=False),
-        "hirescam.top": str(top),
-    }
-    for key, value in entries.items():
+    entries = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
+    for key, value in {"format": FORMAT, **entries}.items():
         entry = file.metadata_props.add()
-        entry.key, entry.value = key, value
+        entry.key, entry.value = f"hirescam.{key}", value
     onnx.save(file, str(path))
 
 

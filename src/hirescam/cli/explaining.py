@@ -24,6 +24,7 @@ from hirescam.cli.options import (
     Weights,
 )
 from hirescam.cli.status import FAILED, OK, SOME_FAILED
+from hirescam.errors import InputError
 from hirescam.reports import Wish
 from hirescam.rulebook.registry import get
 
@@ -56,21 +57,45 @@ def explain(  # noqa: PLR0913
     Example: `hirescam explain cat.jpg --model lite0 --top 3`
 
     Example: `hirescam explain photos/ --model torchvision:resnet50 --weights resnet50.pth --target "tabby"`
+
+    Example: `hirescam explain photos/ --model lite0.onnx` with a file that `hirescam export` wrote
     """
-    loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
-    wish = Wish(
-        reports.target_of(loaded, target or (), top), layer, get(rule).name, sign.value, resample.value, batch
-    )
     paths = reports.find_pictures(images, out)
-    with progress("explaining", len(paths)) as advance:
-        report = reports.explain_files(
-            loaded, paths, wish=wish, out=out, progress=advance, complain=lambda failure: say(failure.error)
-        )
+    name = get(rule).name
+
+    def wish_for(loaded: models.Described) -> Wish:
+        classes = reports.target_of(loaded, target or (), top)
+        return Wish(classes, layer, name, sign.value, resample.value, batch)
+
+    def complain(failure: pages.Failure) -> None:
+        say(failure.error)
+
+    if model.endswith(models.SUFFIX):
+        _refuse(weights=weights, size=size)
+        exported = models.resolve_exported(Path(model), labels)
+        with progress("explaining", len(paths)) as advance:
+            report = reports.explain_exported(
+                exported, paths, wish=wish_for(exported), out=out, progress=advance, complain=complain
+            )
+    else:
+        loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
+        with progress("explaining", len(paths)) as advance:
+            report = reports.explain_files(
+                loaded, paths, wish=wish_for(loaded), out=out, progress=advance, complain=complain
+            )
     if as_json:
         print_json(report.data)
     elif report.run and report.page:
         _print_explained(report.run, report.page, report)
     return _status(report)
+
+
+def _refuse(*, weights: Path | None, size: int | None) -> None:
+    for option, value in (("--weights", weights), ("--size", size)):
+        if value is not None:
+            raise InputError(
+                f"{option} does not go with an exported network, which has its own: leave it out"
+            )
 
 
 def _status(report: reports.ExplainReport) -> int:

@@ -32,7 +32,10 @@ def export(  # noqa: PLR0913
     """
     loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
     batch, source = one_input(loaded, image)
-    written = write_onnx(loaded.module, batch, out, top=top, layer=layer, labels=loaded.labels)
+    prepared = loaded.preset and loaded.preset._asdict()
+    written = write_onnx(
+        loaded.module, batch, out, top=top, layer=layer, labels=loaded.labels, preprocessing=prepared
+    )
     if as_json:
         about = about_run(loaded, source, written.certificate)
         print_json({**about, "path": str(written.path), "top": top, "difference": written.difference})

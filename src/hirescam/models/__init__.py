@@ -5,8 +5,9 @@ Nothing is ever downloaded.
 """
 
 from hirescam.models.building import SEED
+from hirescam.models.exported import SUFFIX, ExportedModel, resolve_exported
 from hirescam.models.labels import read_labels
-from hirescam.models.model import FROM_FACTORY, Crop, Model, Normalise
+from hirescam.models.model import FROM_FACTORY, Crop, Described, Model, Normalise
 from hirescam.models.preprocessing import Preset, crop_picture, normalise_picture
 from hirescam.models.references import BUILTIN, FORMS
 from hirescam.models.resolving import resolve
@@ -16,7 +17,10 @@ __all__ = [
     "FORMS",
     "FROM_FACTORY",
     "SEED",
+    "SUFFIX",
     "Crop",
+    "Described",
+    "ExportedModel",
     "Model",
     "Normalise",
     "Preset",
@@ -24,4 +28,5 @@ __all__ = [
     "normalise_picture",
     "read_labels",
     "resolve",
+    "resolve_exported",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from PIL import Image
 from torch import Tensor, nn
@@ -15,6 +16,37 @@ from hirescam.models.preprocessing import Preset, crop_picture, normalise_pictur
 FROM_FACTORY = "as made by the factory"
 Crop = Callable[[Image.Image], Image.Image]
 Normalise = Callable[[Image.Image], Tensor]
+
+
+class Described(Protocol):
+    """What has to be known of a network to feed it pictures and to name its answers."""
+
+    @property
+    def name(self) -> str:
+        """The reference that it came from."""
+
+    @property
+    def crop(self) -> Crop:
+        """The geometric half of the preprocessing: a picture to the picture that is seen."""
+
+    @property
+    def normalise(self) -> Normalise:
+        """The numeric half: a cropped picture to a ``(c, h, w)`` float32 tensor."""
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The name of each class, if known."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, in words."""
+
+    def label(self, index: int) -> str:
+        """Name a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +63,7 @@ class Model:
         labels: The name of each class, if known.
         input_shape: Shape of one input, without the batch axis.
         origin: Where the weights come from, in words.
+        preset: Sizes and ranges behind ``crop`` and ``normalise``, where these are all there is to them.
     """
 
     module: nn.Module
@@ -40,6 +73,7 @@ class Model:
     labels: tuple[str, ...] | None
     input_shape: tuple[int, ...]
     origin: str = FROM_FACTORY
+    preset: Preset | None = None
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Turn an RGB picture into a ``(c, h, w)`` float32 tensor."""
@@ -47,8 +81,13 @@ class Model:
 
     def label(self, index: int) -> str:
         """Name a class: its label where there is one, ``class 7`` elsewhere."""
-        labels = self.labels or ()
-        return labels[index] if 0 <= index < len(labels) else f"class {index}"
+        return label_of(self.labels, index)
+
+
+def label_of(labels: tuple[str, ...] | None, index: int) -> str:
+    """Name a class: its label where there is one, ``class 7`` elsewhere."""
+    labels = labels or ()
+    return labels[index] if 0 <= index < len(labels) else f"class {index}"
 
 
 def picture_model(
@@ -58,7 +97,7 @@ def picture_model(
     crop = partial(crop_picture, preset=preset)
     normalise = partial(normalise_picture, preset=preset)
     shape = (len(preset.mean), *preset.size)
-    return Model(module, name, crop, normalise, labels, shape, origin)
+    return Model(module, name, crop, normalise, labels, shape, origin, preset)
 
 
 def other_model(

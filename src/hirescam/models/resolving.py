@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hirescam.errors import InputError
+from hirescam.errors import InputError, SpecError
 from hirescam.models.builtin import load_crepe, load_lite0
+from hirescam.models.exported import SUFFIX
 from hirescam.models.factories import from_factory
 from hirescam.models.labels import read_labels
 from hirescam.models.model import Model
@@ -51,6 +52,11 @@ def resolve(
 
 def _built(spec: str, weights: Path | None, image_size: int | None) -> Model:
     prefix, _, name = spec.partition(":")
+    if spec.endswith(SUFFIX):
+        raise SpecError(
+            f"spec: {spec!r} is an exported network, which only `hirescam explain` takes: everything else "
+            "needs the graph of the PyTorch network; name that"
+        )
     if spec == "lite0":
         return load_lite0(weights, image_size)
     if spec == "crepe":

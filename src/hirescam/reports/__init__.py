@@ -8,6 +8,7 @@ from hirescam.reports.explaining import (
     Done,
     ExplainReport,
     Job,
+    explain_exported,
     explain_files,
 )
 from hirescam.reports.figures import (
@@ -38,6 +39,7 @@ __all__ = [
     "check_writable",
     "class_index",
     "compare_file",
+    "explain_exported",
     "explain_files",
     "field_of",
     "find_pictures",

@@ -16,7 +16,7 @@ from hirescam.certificate import Certificate
 from hirescam.errors import HirescamError, InputError, ModelError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation, hash_weights
-from hirescam.models import Model
+from hirescam.models import Described, ExportedModel, Model
 from hirescam.reports.drawing import encoded, grey, picture_of
 from hirescam.reports.figures import map_of, only, plain, run_of, verdict_data
 from hirescam.reports.files import check_writable, printable, unique_names
@@ -26,6 +26,15 @@ INLINE_PICTURES = 100
 """Up to so many pictures are part of the page; more become files beside it."""
 MEASURED_PICTURES = 20
 """Up to so many pictures get the laws measured on each of their maps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What makes the maps of images ``(b, c, h, w)``, so many together, and the hash of its weights."""
+
+    explain: Callable[[Tensor], Explanation]
+    weights: Callable[[], str]
+    together: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ def explain_files(
     """Explain picture files and write overlays, arrays, ``results.json`` and ``index.html``.
 
     A file that cannot be explained is reported and does not lose the others. At any moment only one batch
-    of pictures is held.
+    of pictures is held. For a few pictures the laws are measured on each map.
 
     Args:
         model: the network with its preprocessing.
@@ -90,9 +99,49 @@ def explain_files(
     Raises:
         HirescamError: the wish does not fit the model, or the folder cannot be written to.
     """
-    check_pictures(model)
-    check_writable(out)
-    session = _Session(model, wish, out, len(paths), complain)
+    explainer, few = Explainer(model.module, layer=wish.layer), len(paths) <= MEASURED_PICTURES
+
+    def explain(images: Tensor) -> Explanation:
+        if few:
+            return explainer.compare(images, rules=(wish.rule,), target=wish.target)[wish.rule]
+        return explainer(images, target=wish.target, rule=wish.rule)
+
+    method = Method(explain, lambda: hash_weights(model.module), together=1 if few else wish.batch)
+    session = _Session(model, wish, out, method, len(paths), complain)
+    return _explained(session, paths, progress)
+
+
+def explain_exported(
+    model: ExportedModel,
+    paths: Sequence[Path],
+    *,
+    wish: Wish,
+    out: Path,
+    progress: Callable[[], None] = lambda: None,
+    complain: Callable[[pages.Failure], None] = lambda failure: None,
+) -> ExplainReport:
+    """Explain picture files with a network that ``hirescam export`` wrote; all else as `explain_files`.
+
+    Raises:
+        HirescamError: the wish asks for a layer or a rule (the file has one of each), or as `explain_files`.
+    """
+    if wish.layer is not None or wish.rule != "hirescam":
+        raise InputError(
+            f"model={model.name!r} is an exported network, with the rule 'hirescam' at layer "
+            f"{model.network.certificate.layer!r}: leave out --layer and --rule, or name the PyTorch network"
+        )
+
+    def explain(images: Tensor) -> Explanation:
+        return model.network(images, target=wish.target)
+
+    method = Method(explain, lambda: model.network.weights, together=wish.batch)
+    session = _Session(model, wish, out, method, len(paths), complain)
+    return _explained(session, paths, progress)
+
+
+def _explained(session: "_Session", paths: Sequence[Path], progress: Callable[[], None]) -> ExplainReport:
+    check_pictures(session.model)
+    check_writable(session.out)
     done = []
     for one in session.explained(paths):
         done.extend(one)
@@ -105,15 +154,15 @@ class _Session:
 
     def __init__(
         self,
-        model: Model,
+        model: Described,
         wish: Wish,
         out: Path,
+        method: Method,
         count: int,
         complain: Callable[[pages.Failure], None],
     ) -> None:
-        self.model, self.wish, self.out = model, wish, out
-        self.inline, self.measures = count <= INLINE_PICTURES, count <= MEASURED_PICTURES
-        self.explainer = Explainer(model.module, layer=wish.layer)
+        self.model, self.wish, self.out, self.method = model, wish, out, method
+        self.inline = count <= INLINE_PICTURES
         self.complain = complain
         self.failures: list[pages.Failure] = []
         self.run: pages.Run | None = None
@@ -123,14 +172,13 @@ class _Session:
     def explained(self, paths: Sequence[Path]) -> Iterator[list[Done]]:
         """Yield a list for each file: what was explained since the file before."""
         jobs: list[Job] = []
-        size = 1 if self.measures else self.wish.batch
         for left, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), 1 - len(paths)):
             job = self._read(path, name)
             finished: list[Done] = []
             if job and jobs and job.tensor.shape != jobs[0].tensor.shape:
                 finished, jobs = self._batch(jobs), []
             jobs += [job] if job else []
-            if jobs and (len(jobs) >= size or left == 0):
+            if jobs and (len(jobs) >= self.method.together or left == 0):
                 finished, jobs = finished + self._batch(jobs), []
             yield finished
 
@@ -158,7 +206,7 @@ class _Session:
 
     def _batch(self, jobs: list[Job]) -> list[Done]:
         try:
-            result = self._explain(torch.stack([job.tensor for job in jobs]))
+            result = self.method.explain(torch.stack([job.tensor for job in jobs]))
         except ModelError as error:
             if len(jobs) > 1:
                 return [done for job in jobs for done in self._batch([job])]
@@ -169,17 +217,11 @@ class _Session:
         overlays = result.overlay(pictures, sign=self.wish.sign, resample=self.wish.resample)
         return [self._write(job, only(result, row), overlays[row]) for row, job in enumerate(jobs)]
 
-    def _explain(self, images: Tensor) -> Explanation:
-        rule, target = self.wish.rule, self.wish.target
-        if self.measures:
-            return self.explainer.compare(images, rules=(rule,), target=target)[rule]
-        return self.explainer(images, target=target, rule=rule)
-
     def _describe(self, result: Explanation) -> None:
         """At the first batch, say what is true of all."""
         if self.run is None:
             self.certificate = result.certificate
-            self.weights = hash_weights(self.model.module)
+            self.weights = self.method.weights()
             self.run = run_of(self.model, result, wish=self.wish, measured=result.laws)
 
     def _write(self, job: Job, result: Explanation, overlays: list[Image.Image]) -> Done:

@@ -8,14 +8,14 @@ from hirescam import pages
 from hirescam.certificate import Certificate, Guarantee, Laws
 from hirescam.errors import HirescamError
 from hirescam.explanation import Explanation
-from hirescam.models import Model
+from hirescam.models import Described
 from hirescam.reports.wishes import Wish
 
 SAME = 1e-3
 """Maps that differ by less than this share of their largest value are called the same."""
 
 
-def run_of(model: Model, result: Explanation, *, wish: Wish, measured: Laws | None) -> pages.Run:
+def run_of(model: Described, result: Explanation, *, wish: Wish, measured: Laws | None) -> pages.Run:
     """Collect what is said once for all pictures."""
     return pages.Run(
         model=model.name,

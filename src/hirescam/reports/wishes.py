@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from hirescam.errors import InputError, TargetError
-from hirescam.models import Model
+from hirescam.models import Described
 from hirescam.targets import Classes, Target, TopK
 from hirescam.views import Resample, Sign
 
@@ -32,7 +32,7 @@ class Wish:
     batch: int = 16
 
 
-def target_of(model: Model, words: Sequence[str], top: int | None) -> Target:
+def target_of(model: Described, words: Sequence[str], top: int | None) -> Target:
     """Read what the command line says about classes.
 
     Raises:
@@ -45,7 +45,7 @@ def target_of(model: Model, words: Sequence[str], top: int | None) -> Target:
     return None if top is None else TopK(top)
 
 
-def class_index(model: Model, word: str) -> int:
+def class_index(model: Described, word: str) -> int:
     """Find a class by its number or its name.
 
     Raises:
@@ -70,7 +70,7 @@ def class_index(model: Model, word: str) -> int:
     raise TargetError(f"target={word!r} is no class of {model.name}: {hint}")
 
 
-def check_pictures(model: Model) -> None:
+def check_pictures(model: Described) -> None:
     """Refuse a model that does not take pictures.
 
     Raises:
