@@ -75,6 +75,7 @@ def test_a_case_gives_everything_that_can_be_asked_for():
     torch.testing.assert_close(whole.explain(whole.images), whole.maps)
     torch.testing.assert_close(whole.explain_with(whole.model), whole.maps)
     torch.testing.assert_close(whole.predict(whole.images), whole.model(whole.images).softmax(1))
+    torch.testing.assert_close(whole.logits(whole.images), whole.model(whole.images))
 
 
 def test_what_a_scene_was_not_given_is_named():

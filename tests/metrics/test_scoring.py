@@ -86,7 +86,7 @@ def test_a_class_out_of_range_is_named(target):
         scoring.target_probabilities(constant(0.5, 0.5), [IMAGES], torch.tensor([0, target, 0]))
 
 
-PIXEL = [one for one in metrics().values() if set(one.needs) >= {"maps", "images", "target"}]
+PIXEL = [one for one in metrics().values() if set(one.needs) >= {"maps", "images"}]
 
 
 @pytest.mark.parametrize("one", PIXEL, ids=lambda one: one.name)
@@ -110,6 +110,8 @@ def test_every_metric_of_pixels_refuses_what_does_not_fit(one):
         call(maps=maps[:, 1:])
     with pytest.raises(InputError, match=r"images has shape \(3, 5\): expected \(n, c, \*size\)"):
         call(images=IMAGES[:, 0, 0])
+    if "target" not in one.needs:
+        return
     with pytest.raises(InputError, match=r"target has shape \(2,\) and dtype torch.int64: expected \(3,\)"):
         call(target=TARGET[:2])
     with pytest.raises(InputError, match=r"dtype torch.float32: expected \(3,\) and torch.int64"):
@@ -130,7 +132,7 @@ def test_every_metric_of_pixels_leaves_the_world_as_it_was(one):
     assert torch.equal(images.detach(), before[0])
     assert torch.equal(maps, before[1])
     assert torch.equal(values[0], values[1])
-    assert values[0].shape == (3,)
+    assert len(values[0]) == 3
     assert values[0].dtype == torch.float64
     assert not values[0].requires_grad
     low, high = one.bounds

@@ -6,6 +6,7 @@ import quantus
 import torch
 from torch import Tensor, nn
 
+from hirescam.metrics.infidelity import infidelity
 from hirescam.metrics.perturbation import deletion
 from hirescam.metrics.road import road_morf
 
@@ -97,3 +98,42 @@ def test_difference_road_needs_images_of_one_channel() -> None:
     """
     with pytest.raises(IndexError, match="out of bounds"):
         Fixture(channels=3).ask(quantus.ROAD(percentages=[60], disable_warnings=True))
+
+
+def test_difference_infidelity_repeats_itself_and_depends_on_units() -> None:
+    """`Infidelity` removes blocks one after another, never to bring them back, and draws nothing.
+
+    The repeats it averages over are all alike, the last block is asked about with every other one gone, and
+    there is no factor β, so that ten times the map is a hundred times as unfaithful. `infidelity` draws
+    squares, removes each from the whole image, and does not depend on the units of the map.
+    """
+    here, shown = Fixture(channels=1), []
+
+    class Recorder(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shown.append(int((x[0] == 0).sum()))
+            return here.model(x)
+
+    def ask(factor: float, repeats: int) -> np.ndarray:
+        options = {"perturb_baseline": 0.0, "perturb_patch_sizes": [4], "n_perturb_samples": repeats}
+        metric = quantus.Infidelity(**options, normalise=False, disable_warnings=True)
+        arrays = {"x_batch": here.images.numpy(), "y_batch": here.target.numpy()}
+        maps = (factor * here.maps)[:, None].numpy()
+        return np.asarray(metric(model=Recorder().eval(), **arrays, a_batch=maps, device="cpu"))
+
+    once = ask(1, repeats=1)
+    assert shown == [0, 16, 32, 48, 64]
+    np.testing.assert_allclose(ask(1, repeats=3), once, rtol=1e-5)
+    assert (ask(10, repeats=1) > 50 * once).all()
+    gone: list[int] = []
+
+    def logits(images: Tensor) -> Tensor:
+        gone.extend(int((one == 0).sum()) for one in images)
+        return here.model(images)
+
+    options = {"samples": 60, "largest": 4}
+    ours = infidelity(here.maps, here.images, here.target, logits, **options)
+    assert set(gone) == {0, 1, 4, 9, 16}
+    again = infidelity(10 * here.maps, here.images, here.target, logits, **options)
+    torch.testing.assert_close(again, ours)
+    assert not torch.equal(infidelity(here.maps, here.images, here.target, logits, seed=1, **options), ours)

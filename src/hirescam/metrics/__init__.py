@@ -9,10 +9,13 @@ from hirescam.metrics import (
     faithfulness,
     ground_truth,
     hotspots,
+    infidelity,
     overlap,
     perturbation,
     pointing,
     road,
+    robustness,
+    superpixels,
     thresholds,
 )
 from hirescam.metrics.case import Case, Scene
@@ -39,11 +42,14 @@ __all__ = [
     "get",
     "ground_truth",
     "hotspots",
+    "infidelity",
     "metric",
     "metrics",
     "overlap",
     "perturbation",
     "pointing",
     "road",
+    "robustness",
+    "superpixels",
     "thresholds",
 ]

@@ -92,13 +92,17 @@ class Scene:
         return torch.cat(parts)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities ``(m, classes)`` of images, a few at a time, as the model is."""
+        """Class probabilities ``(m, classes)`` of images."""
         if self.predict is not None:
             return self.predict(images)
+        return self.logits(images).softmax(1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits ``(m, classes)`` of images, a few at a time, as the model is."""
         model = self.explainer.model
         with torch.inference_mode(), eager(model):
             parts = images.split(_IMAGES_TOGETHER)
-            found = [logits_of(model(part), self.output, len(part)).softmax(1) for part in parts]
+            found = [logits_of(model(part), self.output, len(part)) for part in parts]
         return torch.cat(found)
 
 
@@ -192,6 +196,11 @@ class Case:
     def predict(self) -> Predict:
         """Class probabilities of other images."""
         return self.scene.probabilities
+
+    @property
+    def logits(self) -> Predict:
+        """Logits of other images."""
+        return self.scene.logits
 
     @property
     def masks(self) -> Tensor | None:

@@ -3,7 +3,7 @@
 All three parts are registered by themselves: read them beside the mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,12 +11,9 @@ from torch import Tensor
 from hirescam.metrics.confidence import average_drop, l1_complexity, shown, window
 from hirescam.metrics.registry import HIGHER, PERTURBATION, metric
 from hirescam.metrics.road import road
-from hirescam.metrics.scoring import Outputs, check
+from hirescam.metrics.scoring import Explain, Outputs, check
 
 _ROUNDING = 1e-12
-
-Explain = Callable[[Tensor], Tensor]
-"""From images ``(n, c, *size)`` to maps ``(n, *size)`` for the same targets."""
 
 
 @metric(kind=PERTURBATION, better=HIGHER, bounds=(0, 1), units="share", cite="poppi2021")

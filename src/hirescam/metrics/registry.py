@@ -53,6 +53,7 @@ INPUTS: dict[str, str] = {
     "images": "(n, c, *size): preprocessed images",
     "target": "(n,) int64: the explained class of each image",
     "predict": "function from images (m, c, *size) to class probabilities (m, classes)",
+    "logits": "function from images (m, c, *size) to logits (m, classes)",
     "explain": "function from images (n, c, *size) to maps (n, *size), for the same targets",
     "masks": "(n, *size) bool: where the target's objects are",
     "boxes": "n tensors (k, 2, d): corners of the target's k objects, start inclusive, stop exclusive",

@@ -17,6 +17,9 @@ _ROUNDING = 1e-6
 Outputs = Callable[[Tensor], Tensor]
 """From images ``(m, c, *size)`` to one number per class ``(m, classes)``."""
 
+Explain = Callable[[Tensor], Tensor]
+"""From images ``(n, c, *size)`` to maps ``(n, *size)`` for the same targets."""
+
 
 def target_probabilities(predict: Outputs, variants: Iterable[Tensor], target: Tensor) -> Tensor:
     """Return each image's probability of its target, for each variant of the batch.
