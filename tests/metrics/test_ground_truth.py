@@ -26,6 +26,11 @@ def test_a_box_covers_stop_minus_start_pixels_on_each_axis():
     assert torch.equal(mask[0], expected)
 
 
+def test_a_pixel_belongs_to_a_box_by_its_centre():
+    boxes = [torch.tensor([[[0.5], [2.5]]]), torch.tensor([[[0.6], [2.6]]])]
+    assert boxes_to_masks(boxes, (4,)).int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 0]]
+
+
 def test_the_mask_is_the_union_and_is_cut_at_the_border():
     two = torch.tensor([[[0, 0], [2, 2]], [[1, 1], [9, 9]]])
     none = torch.zeros(0, 2, 2)

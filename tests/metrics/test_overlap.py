@@ -22,8 +22,8 @@ from hirescam.metrics.overlap import (
     iou,
     levels,
     oracle_iou,
-    share_of_max,
 )
+from hirescam.metrics.scales import share_of_max
 
 ROW = torch.tensor([[[4.0, 3.0, 2.0, 1.0, -4.0]]])
 FIRST_TWO = torch.tensor([[[1, 1, 0, 0, 0]]]).bool()

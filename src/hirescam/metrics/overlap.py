@@ -13,6 +13,7 @@ from hirescam.errors import InputError
 from hirescam.metrics import thresholds
 from hirescam.metrics.ground_truth import matched
 from hirescam.metrics.registry import HIGHER, LOCALISATION, metric
+from hirescam.metrics.scales import share_of_max
 
 
 @metric(kind=LOCALISATION, better=HIGHER, bounds=(0, 1), units="IoU", cite="everingham2010")
@@ -187,12 +188,6 @@ def levels(steps: int) -> Tensor:
     if steps < 1:
         raise InputError(f"steps={steps} must be at least 1")
     return torch.arange(steps, dtype=torch.float64) / steps
-
-
-def share_of_max(maps: Tensor) -> Tensor:
-    """Return max(0, M) / max M in [0, 1]; zeros for a map without a positive value."""
-    top = maps.flatten(1).amax(1).reshape(-1, *[1] * (maps.ndim - 1))
-    return (maps / top.where(top > 0, 1)).clamp(0, 1).where(top > 0, 0)
 
 
 def marked(shares: Tensor, chosen: Tensor, where: Tensor) -> Tensor:

@@ -33,12 +33,13 @@ ROUNDING = 1e-6
 def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15) -> Tensor:
     """Find whether the highest point of the map lies on the object or close to it.
 
-    A hit: |p − q|² < tolerance² for some pixel q of the mask, where p is the pixel with the largest signed
-    value (Zhang et al. 2018, arXiv 1608.00507). Strictly less, as in the reference code, TorchRay 1.0's
-    ``benchmark/pointing_game.py``: 697 pixels around a point at 15, not 709. The tolerance is in pixels of
-    the given size: use the original image size for numbers to be compared with published ones. Those are the
-    mean over classes of each class' hit rate: give the classes as groups; the reference's own mean is
-    `hirescam.metrics.reductions.mean_over_all_classes`.
+    1[|p − q|² < tolerance² for some pixel q of the mask],   p = argmax M
+
+    The largest signed value points (Zhang et al. 2018, arXiv 1608.00507). Strictly less, as in the reference
+    code, TorchRay 1.0's ``benchmark/pointing_game.py``: 697 pixels around a point at 15, not 709. The
+    tolerance is in pixels of the given size: use the original image size for numbers to be compared with
+    published ones. Those are the mean over classes of each class' hit rate: give the classes as groups; the
+    reference's own mean is `hirescam.metrics.reductions.mean_over_all_classes`.
 
     Edge cases: pixels that share the largest value (to a millionth of the largest magnitude) count with the
     share of them that hits, which is what a random choice among them would score on average. A constant map
