@@ -187,6 +187,29 @@ def test_training_repeats_itself_and_leaves_the_random_state() -> None:
     assert not first.dead.any()
 
 
+def test_digits_are_trained_on_other_labels(result: digits.DigitsResult) -> None:
+    before = result.train_labels.clone()
+    assert len(result.train_labels) + len(result.test_labels) == 1797
+    reversed_ = digits.train(labels=9 - result.train_labels)
+    assert torch.equal(reversed_.train_labels, 9 - before)
+    assert torch.equal(reversed_.train_images, result.train_images)
+    assert torch.equal(reversed_.test_labels, result.test_labels)
+    with torch.no_grad():
+        answers = reversed_.model(result.test_images).argmax(dim=1)
+    assert float((9 - answers == result.test_labels).float().mean()) >= 0.9
+    assert reversed_.accuracy < 0.1
+    same = digits.train(labels=result.train_labels)
+    assert all(map(torch.equal, same.model.parameters(), result.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(5, dtype=torch.int64), torch.zeros(1438), torch.full((1438,), 10)]
+)
+def test_labels_that_do_not_fit_the_digits(labels: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"labels: got shape .* expected \(1438,\) and torch.int64 in 0 … 9"):
+        digits.train(labels=labels)
+
+
 def test_training_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModelError, match="install it with `pip install scikit-learn`"):

@@ -55,6 +55,8 @@ class DigitsResult:
 
     Attributes:
         model: The network, in evaluation mode.
+        train_images: ``(m, 1, 8, 8)`` float32 in [0, 1], what it was trained on.
+        train_labels: ``(m,)`` int64, the labels that it was trained on.
         test_images: ``(n, 1, 8, 8)`` float32 in [0, 1].
         test_labels: ``(n,)`` int64.
         accuracy: Share of the test images that are classified correctly.
@@ -62,13 +64,17 @@ class DigitsResult:
     """
 
     model: DigitsNet
+    train_images: Tensor
+    train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
     accuracy: float
     dead: Tensor
 
 
-def train(seed: int = 0, cut: bool = True, *, epochs: int = EPOCHS) -> DigitsResult:
+def train(
+    seed: int = 0, cut: bool = True, *, epochs: int = EPOCHS, labels: Tensor | None = None
+) -> DigitsResult:
     """Train the network from scratch, in a few seconds and the same way each time.
 
     The global random state and the number of threads stay as they are.
@@ -77,23 +83,38 @@ def train(seed: int = 0, cut: bool = True, *, epochs: int = EPOCHS) -> DigitsRes
         seed: Seeds the split, the initial weights and the order of the images.
         cut: Keep the head's weights on the right half of the field at exactly zero.
         epochs: Passes over the training images, at least 1.
+        labels: ``(m,)`` int64 to train on in place of the true ones, such as a permutation of the
+            ``train_labels`` of an earlier run with the same seed. The accuracy is that on true labels.
 
     Raises:
-        InputError: ``epochs`` is below 1.
+        InputError: ``epochs`` is below 1, or ``labels`` does not fit the training images.
         ModelError: scikit-learn is not installed.
     """
     if epochs < 1:
         raise InputError(f"epochs: got {epochs!r}, expected at least 1; leave it at {EPOCHS}")
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.enable_grad():
-        images, labels = _shuffled(*_load(), generator=generator)
-        held_out = len(labels) // _TEST_SHARE
+        images, truth = _shuffled(*_load(), generator=generator)
+        held_out = len(truth) // _TEST_SHARE
+        test_images, train_images = (part.clone() for part in images.split((held_out, len(truth) - held_out)))
+        test_labels, train_labels = (part.clone() for part in truth.split((held_out, len(truth) - held_out)))
+        if labels is not None:
+            train_labels = _checked(labels, train_labels)
         dead = _dead_cells(cut)
         model = _initialised(generator)
-        _fit(model, images[held_out:], labels[held_out:], dead, epochs, generator)
-    test_images, test_labels = images[:held_out].clone(), labels[:held_out].clone()
+        _fit(model, train_images, train_labels, dead, epochs, generator)
     accuracy = _accuracy(model.eval(), test_images, test_labels)
-    return DigitsResult(model, test_images, test_labels, accuracy, dead)
+    return DigitsResult(model, train_images, train_labels, test_images, test_labels, accuracy, dead)
+
+
+def _checked(labels: Tensor, truth: Tensor) -> Tensor:
+    fits = labels.shape == truth.shape and labels.dtype == truth.dtype
+    if not fits or not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
+        raise InputError(
+            f"labels: got shape {tuple(labels.shape)} and {labels.dtype}, expected {tuple(truth.shape)} and "
+            f"{truth.dtype} in 0 … {CLASSES - 1}; permute the train_labels of a first run"
+        )
+    return labels.clone()
 
 
 def _load() -> tuple[Tensor, Tensor]:
