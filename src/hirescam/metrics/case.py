@@ -221,6 +221,10 @@ class Case:
         """Maps of other images for the same targets."""
         return _on_image(self.scene.explainer(images, target=self.target, rule=self.rule))
 
+    def explain_target(self, target: Tensor) -> Tensor:
+        """Maps of the same images for other targets."""
+        return _on_image(self.scene.explainer(self.images, target=target, rule=self.rule))
+
     def explain_with(self, model: nn.Module) -> Tensor:
         """Maps of the same images and targets by a network of the same architecture, at the same layer."""
         explainer = self.scene.explainer.of(model, layer=self.explanation.layer)

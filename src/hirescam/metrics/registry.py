@@ -55,6 +55,7 @@ INPUTS: dict[str, str] = {
     "predict": "function from images (m, c, *size) to class probabilities (m, classes)",
     "logits": "function from images (m, c, *size) to logits (m, classes)",
     "explain": "function from images (n, c, *size) to maps (n, *size), for the same targets",
+    "explain_target": "function from other targets (n,) to maps (n, *size), for the same images",
     "masks": "(n, *size) bool: where the target's objects are",
     "boxes": "n tensors (k, 2, d): corners of the target's k objects, start inclusive, stop exclusive",
     "model": "the network",
