@@ -20,6 +20,7 @@ from hirescam.metrics import (
     robustness,
     sanity,
     seeds,
+    shape,
     superpixels,
     thresholds,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "robustness",
     "sanity",
     "seeds",
+    "shape",
     "superpixels",
     "thresholds",
 ]
