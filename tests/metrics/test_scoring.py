@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import hirescam
 from hirescam.errors import InputError
-from hirescam.metrics import metrics, scoring
+from hirescam.metrics import Case, Kind, Scene, metrics, scoring
 from metrics.affine import Affine, first_class
+from toys import FlattenNet
 
 IMAGES = torch.rand(3, 2, 5, 5, dtype=torch.float64)
 TARGET = torch.tensor([0, 1, 0])
@@ -49,7 +51,7 @@ def test_large_images_come_one_variant_at_a_time(monkeypatch):
     assert model.batches == [3, 3, 3, 3]
 
 
-@pytest.mark.parametrize("row", [(1.5, -0.5), (0.2, -0.1), (3.0, 0.0)])
+@pytest.mark.parametrize("row", [(1.5, -0.5), (0.2, -0.1), (1.01, 0.0)])
 def test_logits_in_place_of_probabilities_are_an_error(row):
     with pytest.raises(InputError, match=r"predict gave values from .* return model\(images\)\.softmax\(1\)"):
         scoring.target_probabilities(constant(*row), [IMAGES], TARGET)
@@ -137,3 +139,19 @@ def test_every_metric_of_pixels_leaves_the_world_as_it_was(one):
     assert not values[0].requires_grad
     low, high = one.bounds
     assert ((values[0] >= low) & (values[0] <= high)).all()
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("rule", ["hirescam", "random"])
+def test_every_perturbation_metric_takes_a_case(ndim, rule):
+    """Signals, images and volumes, in single precision, as they come from an explainer."""
+    model = FlattenNet(ndim, side=6).eval()
+    images = torch.rand(2, 2, *[6] * ndim)
+    case = Case(Scene(hirescam.Explainer(model), images), rule)
+    options = {"infidelity": {"samples": 20}, "input_sensitivity_n": {"subsets": 10}, "irof": {"segments": 8}}
+    for name, one in metrics().items():
+        if one.kind is Kind.PERTURBATION:
+            values = case.measure(one.configure(options.get(name, {})))
+            low, high = one.bounds
+            assert len(values) == 2
+            assert (values.isnan() | ((values >= low) & (values <= high))).all(), name

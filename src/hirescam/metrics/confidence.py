@@ -150,6 +150,12 @@ def l1_complexity(maps: Tensor) -> Tensor:
 
     Raises:
         InputError: a map is not finite.
+
+    Example:
+        >>> import torch
+        >>> from hirescam.metrics.confidence import l1_complexity
+        >>> l1_complexity(torch.tensor([[4.0, 0.0, -9.0, 2.0], [5.0, 5.0, 5.0, 5.0]]))
+        tensor([0.3750, 1.0000], dtype=torch.float64)
     """
     flat("maps", maps)
     return window(maps).flatten(1).mean(1)

@@ -30,6 +30,13 @@ def fill_from_neighbours(images: Tensor, removed: Tensor) -> Tensor:
 
     Raises:
         InputError: nothing remains of an image, or scipy is not installed.
+
+    Example:
+        >>> import torch
+        >>> from hirescam.metrics.neighbours import fill_from_neighbours
+        >>> gap = torch.tensor([[False, True, True, False]])
+        >>> fill_from_neighbours(torch.tensor([[[0.0, 7.0, 7.0, 3.0]]]), gap)
+        tensor([[[0., 1., 2., 3.]]])
     """
     if bool(removed.flatten(1).all(1).any()):
         raise InputError(

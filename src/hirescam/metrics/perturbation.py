@@ -61,6 +61,14 @@ def deletion(
     Raises:
         InputError: ``predict`` gives logits, shapes do not fit, a map is not finite, or an option is not
             what it must be.
+
+    Example:
+        >>> import torch
+        >>> from hirescam.metrics.perturbation import deletion
+        >>> signal, target = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]]), torch.tensor([0])
+        >>> predict = lambda x: torch.stack([x.sum((1, 2)), 1 - x.sum((1, 2))], dim=1)
+        >>> deletion(signal[:, 0], signal, target, predict, step=1)  # 1.0 0.6 0.3 0.1 0.0
+        tensor([0.3750], dtype=torch.float64)
     """
     check(maps, images, target)
     rank = ranks(maps, seed=seed)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +41,7 @@ def irof(
     the number of superpixels, so that numbers of different images compare (Quantus gives the area in
     superpixels and leaves out the whole image). Ties are put in an order drawn from the seed.
 
-    Superpixels are SLIC's, from the image stretched to [0, 1]: of images with three channels by colour in
+    Superpixels are SLIC's, which stretches the image to [0, 1]: of images with three channels by colour in
     Lab, else by values; of volumes in three dimensions. A signal is cut into pieces of equal length. SLIC
     makes about as many as it is asked for.
 
@@ -84,11 +83,9 @@ def superpixels(image: Tensor, segments: int) -> Tensor:
     space = image.shape[1:]
     if len(space) == 1:
         return torch.arange(space[0], device=image.device) * min(segments, space[0]) // space[0]
-    values = image.detach().double().cpu().numpy()
-    values = (values - values.min()) / max(values.max() - values.min(), np.finfo(float).tiny)
     photograph = image.shape[0] == 3 and len(space) == 2
     labels = _skimage().slic(
-        values,
+        image.detach().double().cpu().numpy(),
         n_segments=segments,
         compactness=_COMPACTNESS_LAB if photograph else _COMPACTNESS,
         convert2lab=photograph,
