@@ -88,7 +88,7 @@ def test_a_class_out_of_range_is_named(target):
         scoring.target_probabilities(constant(0.5, 0.5), [IMAGES], torch.tensor([0, target, 0]))
 
 
-PIXEL = [one for one in metrics().values() if set(one.needs) >= {"maps", "images"}]
+PIXEL = [one for one in metrics().values() if one.kind is Kind.PERTURBATION]
 
 
 @pytest.mark.parametrize("one", PIXEL, ids=lambda one: one.name)
