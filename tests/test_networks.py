@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hirescam.errors import InputError, ModelError, WeightsError
-from hirescam.networks import crepe, digits, lite0, weights
+from hirescam.networks import crepe, digits, lite0, training, weights
 
 CATS = {281, 282, 285}
 ESPRESSO = 967
@@ -208,6 +208,26 @@ def test_digits_are_trained_on_other_labels(result: digits.DigitsResult) -> None
 def test_labels_that_do_not_fit_the_digits(labels: torch.Tensor) -> None:
     with pytest.raises(InputError, match=r"labels: got shape .* expected \(1438,\) and torch.int64 in 0 … 9"):
         digits.train(labels=labels)
+
+
+def test_training_does_not_shift_all_classes_together() -> None:
+    """Softmax would not see it, but the maps of single logits would."""
+    pytest.importorskip("sklearn")
+    generator = torch.Generator().manual_seed(0)
+    seen, _ = digits.load(generator)
+    model = training.initialised(digits.DigitsNet, generator)
+    before = model.head.weight.detach().clone()
+    training.fit(model, [seen], generator)
+    after = model.head.weight.detach()
+    assert (after - before).abs().max() > 0.05
+    torch.testing.assert_close(after.sum(0), before.sum(0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "pooled", "entries"), [(16, False, 32 * 256), (8, True, 32)])
+def test_digits_networks_of_other_shapes(side: int, pooled: bool, entries: int) -> None:
+    model = digits.DigitsNet(side, pooled=pooled)
+    assert model.head.in_features == entries
+    assert model(torch.zeros(2, 1, side, side)).shape == (2, 10)
 
 
 def test_training_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,47 +6,58 @@ training, so that it is known for certain which cells the score cannot come from
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
+from hirescam.borrow import session
 from hirescam.errors import InputError, ModelError
-from hirescam.networks.weights import blank
+from hirescam.networks import training
 
 SIDE = 8
 CLASSES = 10
 EPOCHS = 12
-_CHANNELS = (16, 32)
-_BATCH = 64
+CHANNELS = (16, 32)
 _TEST_SHARE = 5
 
 
 class DigitsNet(nn.Module):
-    """Two convolutions and one linear layer: ``(b, 1, 8, 8)`` to ``(b, 10)`` logits.
+    """Two convolutions and one linear layer: ``(b, 1, side, side)`` to ``(b, 10)`` logits.
 
-    ``features`` gives the last maps, ``(b, 32, 8, 8)``: one cell for each pixel.
+    ``features`` gives the last maps, ``(b, 32, side, side)``: one cell for each pixel.
     """
 
-    def __init__(self) -> None:
-        """Lay out the layers, with PyTorch's usual initial values."""
+    def __init__(self, side: int = SIDE, *, channels: Sequence[int] = CHANNELS, pooled: bool = False) -> None:
+        """Lay out the layers, with PyTorch's usual initial values.
+
+        Args:
+            side: Of the images, in pixels.
+            channels: Of the two convolutions.
+            pooled: Average over all places before the linear layer, instead of a weight for each.
+        """
         super().__init__()
-        first, second = _CHANNELS
+        first, second = channels
         self.features = nn.Sequential(
             nn.Conv2d(1, first, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(first, second, 3, padding=1),
             nn.ReLU(),
         )
-        self.flatten = nn.Flatten()
-        self.head = nn.Linear(second * SIDE * SIDE, CLASSES)
+        self.flatten = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pooled else nn.Flatten()
+        self.head = nn.Linear(second if pooled else second * side * side, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits of ``(b, 1, 8, 8)`` images with values in [0, 1]."""
+        """Compute the logits of ``(b, 1, side, side)`` images with values in [0, 1]."""
         logits: Tensor = self.head(self.flatten(self.features(images)))
         return logits
+
+
+Labelled = tuple[Tensor, Tensor]
+"""Images ``(n, 1, 8, 8)`` and their labels ``(n,)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +104,13 @@ def train(
     if epochs < 1:
         raise InputError(f"epochs: got {epochs!r}, expected at least 1; leave it at {EPOCHS}")
     generator = torch.Generator().manual_seed(seed)
-    with torch.inference_mode(False), torch.enable_grad():
-        images, truth = _shuffled(*_load(), generator=generator)
-        held_out = len(truth) // _TEST_SHARE
-        test_images, train_images = (part.clone() for part in images.split((held_out, len(truth) - held_out)))
-        test_labels, train_labels = (part.clone() for part in truth.split((held_out, len(truth) - held_out)))
-        if labels is not None:
-            train_labels = _checked(labels, train_labels)
-        dead = _dead_cells(cut)
-        model = _initialised(generator)
-        _fit(model, train_images, train_labels, dead, epochs, generator)
-    accuracy = _accuracy(model.eval(), test_images, test_labels)
-    return DigitsResult(model, train_images, train_labels, test_images, test_labels, accuracy, dead)
+    seen, unseen = load(generator)
+    if labels is not None:
+        seen = (seen[0], _checked(labels, seen[1]))
+    model = training.initialised(DigitsNet, generator)
+    dead = _dead_cells(cut)
+    training.fit(model, repeat(seen, epochs), generator, after_step=lambda: silence(model, dead))
+    return DigitsResult(model, *seen, *unseen, accuracy(model, *unseen), dead)
 
 
 def _checked(labels: Tensor, truth: Tensor) -> Tensor:
@@ -115,6 +121,23 @@ def _checked(labels: Tensor, truth: Tensor) -> Tensor:
             f"{truth.dtype} in 0 … {CLASSES - 1}; permute the train_labels of a first run"
         )
     return labels.clone()
+
+
+def load(generator: torch.Generator) -> tuple[Labelled, Labelled]:
+    """Return the digits to train on, and those to test on: images ``(n, 1, 8, 8)`` in [0, 1] and labels.
+
+    Args:
+        generator: draws which fifth is for testing, and the order.
+
+    Raises:
+        ModelError: scikit-learn is not installed.
+    """
+    with session(grad=False):
+        images, labels = _load()
+        order = torch.randperm(len(labels), generator=generator)
+        held_out = len(labels) // _TEST_SHARE
+        unseen, seen = order[:held_out], order[held_out:]
+        return (images[seen], labels[seen]), (images[unseen], labels[unseen])
 
 
 def _load() -> tuple[Tensor, Tensor]:
@@ -129,57 +152,19 @@ def _load() -> tuple[Tensor, Tensor]:
     return images, torch.as_tensor(data.target, dtype=torch.int64)
 
 
-def _shuffled(images: Tensor, labels: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(labels), generator=generator)
-    return images[order], labels[order]
-
-
 def _dead_cells(cut: bool) -> Tensor:
     dead = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     dead[:, SIDE // 2 :] = cut
     return dead
 
 
-def _initialised(generator: torch.Generator) -> DigitsNet:
-    model = blank(DigitsNet)
-    for name, value in model.named_parameters():
-        if name.endswith("weight"):
-            nn.init.kaiming_uniform_(value, nonlinearity="relu", generator=generator)
-        else:
-            nn.init.zeros_(value)
-    return model
-
-
-def _fit(
-    model: DigitsNet,
-    images: Tensor,
-    labels: Tensor,
-    dead: Tensor,
-    epochs: int,
-    generator: torch.Generator,
-) -> None:
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
-    _silence(model, dead)
-    for _ in range(epochs):
-        for batch in _batches(len(labels), generator):
-            optimiser.zero_grad()
-            loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
-            torch.autograd.backward(loss)
-            optimiser.step()
-            _silence(model, dead)
-    optimiser.zero_grad(set_to_none=True)
-
-
-def _batches(count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    order = torch.randperm(count, generator=generator)
-    return (order[start : start + _BATCH] for start in range(0, count, _BATCH))
+@torch.no_grad()
+def silence(model: DigitsNet, dead: Tensor) -> None:
+    """Set the weights of a flatten head to zero where ``dead``, ``(side, side)``, is true."""
+    model.head.weight.view(CLASSES, -1, *dead.shape).masked_fill_(dead, 0.0)
 
 
 @torch.no_grad()
-def _silence(model: DigitsNet, dead: Tensor) -> None:
-    model.head.weight.view(CLASSES, -1, SIDE, SIDE).masked_fill_(dead, 0.0)
-
-
-@torch.no_grad()
-def _accuracy(model: DigitsNet, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images whose largest logit is their label's."""
     return float((model(images).argmax(dim=1) == labels).float().mean())
