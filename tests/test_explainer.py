@@ -396,3 +396,13 @@ def test_many_classes_come_in_chunks_that_agree(monkeypatch: pytest.MonkeyPatch)
     whole = hirescam.explain(model, x, target=AllClasses()).raw
     monkeypatch.setattr(trace.Pass.chunks, "__defaults__", (1,))
     torch.testing.assert_close(hirescam.explain(model, x, target=AllClasses()).raw, whole)
+
+
+@pytest.mark.parametrize("rule", ["hirescam", "gradcam", "removal"])
+def test_a_target_from_inference_mode(rule):
+    """The usual way to get predictions gives a tensor that autograd refuses to save."""
+    model, x = ready(FlattenNet()), images()
+    with torch.inference_mode():
+        predicted = model(x).argmax(1)
+    result = hirescam.explain(model, x, target=predicted, rule=rule)
+    torch.testing.assert_close(result.raw, hirescam.explain(model, x, rule=rule).raw)

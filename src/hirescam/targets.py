@@ -251,7 +251,8 @@ def _as_index(values: Any, device: torch.device) -> Tensor:
         ) from None
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TargetError(f"target must hold integer class indices, got {index.dtype}: {values!r}")
-    return index.to(torch.int64)
+    index = index.to(torch.int64)
+    return index.clone() if index.is_inference() else index  # autograd cannot save the result of argmax there
 
 
 def _check_range(index: Tensor, classes: int) -> None:
