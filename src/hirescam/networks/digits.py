@@ -120,7 +120,8 @@ def _checked(labels: Tensor, truth: Tensor) -> Tensor:
             f"labels: got shape {tuple(labels.shape)} and {labels.dtype}, expected {tuple(truth.shape)} and "
             f"{truth.dtype} in 0 … {CLASSES - 1}; permute the train_labels of a first run"
         )
-    return labels.clone()
+    with session(grad=False):
+        return labels.clone()
 
 
 def load(generator: torch.Generator) -> tuple[Labelled, Labelled]:
