@@ -1,14 +1,18 @@
 """What every localisation metric of maps and masks keeps to, whatever its formula."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import hirescam
 from hirescam.errors import InputError
-from hirescam.metrics import Kind, metrics
+from hirescam.metrics import Case, Kind, Scene, boxes_to_masks, get, metrics
+from hirescam.metrics.seeds import SEED_MIOU
 
 LOCALISERS = [one for one in metrics().values() if one.kind is Kind.LOCALISATION]
 OF_MASKS = [one for one in LOCALISERS if one.needs == ("maps", "masks")]
@@ -134,3 +138,32 @@ def test_no_sample_is_no_error(one):
     found = one.function(values[:0], masks[:0])
     assert len(found) == 0
     assert math.isnan(one.reduce(found, torch.zeros(0, dtype=torch.int64)))
+
+
+def test_a_case_measures_all_of_them():
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    model = nn.Sequential(*layers).double().eval()
+    boxes = [torch.tensor([[[1, 1], [5, 6]]]), torch.tensor([[[0, 2], [4, 8]], [[6, 6], [8, 8]]])]
+    scene = Scene(
+        hirescam.Explainer(model),
+        torch.rand(2, 3, 8, 8).double(),
+        masks=boxes_to_masks(boxes, (8, 8)),
+        boxes=boxes,
+    )
+    case = Case(scene, "gradcam")
+    for one in LOCALISERS:
+        values = case.measure(one)
+        assert len(values) == 2
+        assert 0 <= one.reduce(values, scene.classes) <= 1
+    maps = case.maps
+    torch.testing.assert_close(
+        case.measure("pointing_game"), get("pointing_game").function(maps, scene.masks)
+    )
+    torch.testing.assert_close(case.measure("box_iou"), get("box_iou").function(maps, boxes))
+
+
+@pytest.mark.parametrize("one", LOCALISERS, ids=lambda one: one.name)
+def test_sources_are_in_the_bibliography(one):
+    bibliography = (Path(__file__).parents[2] / "docs" / "bibliography.bib").read_text("utf-8")
+    for key in (one.cite, SEED_MIOU.cite):
+        assert f"{{{key}," in bibliography
