@@ -178,9 +178,7 @@ def test_random_logit_of_an_image_does_not_depend_on_its_batch():
 
 def test_random_logit_by_hand():
     target, images = torch.tensor([0]), torch.rand(1, 1, 4)
-    found = random_logit(
-        RAMP, images, target, lambda x: torch.ones(1, 3), lambda _: SHUFFLED, similarity="spearman"
-    )
+    found = random_logit(RAMP, images, target, lambda x: torch.ones(1, 3), lambda _: SHUFFLED)
     assert found.tolist() == pytest.approx([0.6])
     with pytest.raises(InputError, match="compares classes, but the model has one"):
         random_logit(RAMP, images, target, lambda x: torch.ones(1, 1), lambda _: RAMP)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
@@ -94,6 +95,15 @@ def test_structural_similarity_of_signed_values_would_call_opposites_alike():
     unit = map_[0].numpy() / map_.max().item()
     assert structural_similarity(unit, -unit, data_range=2) > 0.5
     assert alike(map_, -map_, "ssim") < 0
+
+
+def test_structural_similarity_of_coarse_maps_is_high_whatever_they_are():
+    """Unrelated maps on 7 × 7 cells, at 224 × 224 pixels as pictures show them."""
+    first, second = torch.randn(2, 20, 7, 7).double()
+    shown = [F.interpolate(maps[:, None], (224, 224), mode="bilinear")[:, 0] for maps in (first, second)]
+    assert alike(first, second, "ssim").mean() < 0.2
+    assert alike(*shown, "ssim").mean() > 0.4
+    assert alike(*shown).mean() < 0.2
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0])

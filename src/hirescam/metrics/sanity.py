@@ -132,7 +132,7 @@ def random_logit(
     predict: Outputs,
     explain_target: Callable[[Tensor], Tensor],
     *,
-    similarity: Similarity = "ssim",
+    similarity: Similarity = "spearman",
     seed: int = 0,
 ) -> Tensor:
     """Explain another class, drawn at random, and find how alike the two maps are.
@@ -144,7 +144,8 @@ def random_logit(
     that it is in. Constant maps: two are alike (1), one is not like one that varies (0). Classes may share
     evidence, so that 0 is not what a faithful map must reach; compare rules.
 
-    Source: the random logit test of Sixt et al. 2020, arXiv 1912.09818, with structural similarity.
+    Source: the random logit test of Sixt et al. 2020, arXiv 1912.09818, who take the structural similarity of
+    maps of pixels; maps of a coarse grid are too smooth for it (see `hirescam.metrics.similarity.alike`).
 
     Args:
         maps: ``(n, *size)``.

@@ -141,7 +141,7 @@ def hot_area(raw: Tensor, *, level: float = 0.5) -> Tensor:
 
 
 @metric(
-    kind=SHAPE, better=LOWER, bounds=(0, torch.inf), units="share of the map per unit of the image",
+    kind=SHAPE, better=LOWER, bounds=(0, torch.inf), units="share of the map per share of the image",
     cite="montavon2018",
 )  # fmt: skip
 def continuity(
@@ -149,16 +149,16 @@ def continuity(
 ) -> Tensor:
     """Move the image by a pixel and find how much the map changes for how much the image changed.
 
-        max_{x'} (‖M(x) − M(x')‖₁ / ‖M(x)‖₁) / ‖x − x'‖₂
+        max_{x'} (‖M(x) − M(x')‖₁ / ‖M(x)‖₁) / (‖x − x'‖₂ / ‖x‖₂)
 
     over the images x' that are moved by ``shift`` pixels in either direction along each axis, the border
     repeated. Low is steady, and a map that ignores the image scores a perfect 0: never read it alone. The map
-    is not moved back, so an ideal map changes too; a coarse grid changes in jumps.
+    is not moved back, so an ideal map changes too; one on a coarse grid hardly changes, or jumps.
 
     Source: explanation continuity of Montavon et al. 2018, arXiv 1706.07979, which is
-    max ‖M(x) − M(x')‖₁ / ‖x − x'‖₂ over x'. Ours divides by the map's own size, so that rules in other units
-    compare, and takes the smallest shifts for x'. It depends on the number of pixels and on how they are
-    normalised: compare on the same images. It is measured at the image's resolution, as the source does it.
+    max ‖M(x) − M(x')‖₁ / ‖x − x'‖₂ over x'. Ours relates both changes to what changes, so that neither units
+    nor the number of pixels matter (the mean that normalised images are taken off still does), and takes the
+    smallest shifts for x'. It is measured at the image's resolution, as the source does it.
 
     Args:
         maps: ``(n, *size)``.
@@ -184,7 +184,8 @@ def continuity(
         distance = (moved - images).double().flatten(1).norm(dim=1)
         slopes.append((change / distance).where(distance > 0, -torch.inf))
     steepest, size = torch.stack(slopes).amax(0), rows.abs().sum(1)
-    return (steepest / size).where((size > 0) & (steepest >= 0), torch.nan)
+    relative: Tensor = steepest * images.double().flatten(1).norm(dim=1) / size
+    return relative.where((size > 0) & (steepest >= 0), torch.nan)
 
 
 def _shares(raw: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ def alike(first: Tensor, second: Tensor, by: Similarity = "spearman") -> Tensor:
     - ``"ssim"``: mean structural similarity of 1/2 + map / (2 · max |map|), as on a diverging colour scale:
       within [0, 1], zero in the middle. (On signed values a negative mean times a negative covariance would
       make a map and its negative alike.) Uniform window of 7 pixels, less where the map is smaller.
+      A map that was resampled from a coarse grid is nearly flat within a window, so that any two of them
+      are rather alike.
     - ``"hog"``: Pearson's r of their histograms of oriented gradients: 9 orientations, cells of 16 pixels (or
       a quarter of the shorter side where that is less), blocks of 3 × 3 cells or as many as there are.
 
