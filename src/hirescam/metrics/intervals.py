@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hirescam.errors import InputError
@@ -71,24 +72,54 @@ def estimate(
     count = len(values)
     undefined = int(values.flatten(1).isnan().any(1).sum()) if values.ndim > 1 else int(values.isnan().sum())
     value = chosen.reduce(values, groups)
-    low, high = _interval(chosen, values, groups, confidence=confidence, resamples=resamples, seed=seed)
+    draws = resampled(chosen, values, groups, resamples=resamples, seed=seed)
+    low, high = interval(draws, confidence)
     return Estimate(value, low, high, count, undefined, confidence)
 
 
-def _interval(
-    chosen: Metric, values: Tensor, groups: Tensor | None, *, confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
+def resampled(
+    metric: str | Metric,
+    values: Tensor,
+    groups: Tensor | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Reduce bootstrap draws of the samples; with one seed, the same samples are drawn for every metric.
+
+    Args:
+        metric: name or metric; it says how values are reduced.
+        values: ``(n, ...)``, as the metric gives them.
+        groups: ``(n,)`` classes, for metrics that average over classes.
+        resamples: how many draws.
+        seed: of the draws.
+
+    Returns:
+        ``(resamples,)``, NaN where the metric is undefined for all samples of a draw; empty for no samples.
+    """
+    chosen = get(metric)
     if not len(values):
-        return float("nan"), float("nan")
+        return np.zeros(0)
     generator = torch.Generator().manual_seed(seed)
-    draws = []
-    for _ in range(resamples):
+    found = np.empty(resamples)
+    for place in range(resamples):
         rows = torch.randint(len(values), (len(values),), generator=generator).to(values.device)
-        draws.append(chosen.reduce(values[rows], None if groups is None else groups[rows]))
-    found = np.asarray(draws)
-    found = found[~np.isnan(found)]
-    if not len(found):
+        found[place] = chosen.reduce(values[rows], None if groups is None else groups[rows])
+    return found
+
+
+def interval(draws: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Give the ends of a percentile interval; NaN where no draw is defined.
+
+    Example:
+        >>> import numpy as np
+        >>> from hirescam.metrics.intervals import interval
+        >>> interval(np.arange(101.0), 0.9)
+        (5.0, 95.0)
+    """
+    defined = draws[~np.isnan(draws)]
+    if not len(defined):
         return float("nan"), float("nan")
     tail = (1 - confidence) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
+    low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
