@@ -64,6 +64,7 @@ class Model:
         input_shape: Shape of one input, without the batch axis.
         origin: Where the weights come from, in words.
         preset: Sizes and ranges behind ``crop`` and ``normalise``, where these are all there is to them.
+        multilabel: Whether classes do not exclude each other: probabilities are sigmoids, not a softmax.
     """
 
     module: nn.Module
@@ -74,6 +75,7 @@ class Model:
     input_shape: tuple[int, ...]
     origin: str = FROM_FACTORY
     preset: Preset | None = None
+    multilabel: bool = False
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Turn an RGB picture into a ``(c, h, w)`` float32 tensor."""
