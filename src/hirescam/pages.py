@@ -211,7 +211,7 @@ class Table:
 
 def explain_page(run: Run, items: Sequence[Item], failures: Sequence[Failure] = ()) -> str:
     """Write the page of a run of ``hirescam explain``."""
-    return _render("explain.html.j2", {"run": run, "items": items, "failures": failures})
+    return render("explain.html.j2", {"run": run, "items": items, "failures": failures})
 
 
 def compare_page(
@@ -219,12 +219,12 @@ def compare_page(
 ) -> str:
     """Write the page that shows several rules side by side on one picture."""
     content = {"run": run, "name": name, "picture": picture, "columns": columns, "remarks": remarks}
-    return _render("compare.html.j2", content)
+    return render("compare.html.j2", content)
 
 
 def demo_page(table: Table, sections: Sequence[Section]) -> str:
     """Write the page of the demo."""
-    return _render("demo.html.j2", {"table": table, "sections": sections})
+    return render("demo.html.j2", {"table": table, "sections": sections})
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -253,7 +253,8 @@ def _power(value: float, places: int) -> str:
     return f"{digits}e{int(power)}".replace("-", MINUS)
 
 
-def _render(template: str, content: dict[str, object]) -> str:
+def render(template: str, content: dict[str, object]) -> str:
+    """Fill one of the templates of this package."""
     return _environment().get_template(template).render(content)
 
 
