@@ -11,10 +11,11 @@ import typer
 import hirescam
 from hirescam.cli.console import say
 from hirescam.cli.demonstrating import demo
+from hirescam.cli.evaluating import evaluate
 from hirescam.cli.explaining import explain
 from hirescam.cli.exporting import export
 from hirescam.cli.judging import certify, layers
-from hirescam.cli.methods import compare, relate, rules
+from hirescam.cli.methods import compare, metrics, relate, rules
 from hirescam.cli.status import FAILED, INTERRUPTED, OK, SOME_FAILED
 from hirescam.cli.words import arranged
 from hirescam.errors import HirescamError
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order of the help. A command is a function in a module of this package, and its name here.
-for command in (demo, explain, compare, relate, export, layers, certify, rules):
+for command in (demo, explain, compare, relate, evaluate, export, layers, certify, rules, metrics):
     app.command()(command)
 
 

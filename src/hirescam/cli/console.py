@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,16 @@ def say(message: str) -> None:
     line = reports.printable(" ".join(message.split()))
     if line:
         print(f"hirescam: {line}", file=sys.stderr)
+
+
+@contextmanager
+def share_done(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr where that is a terminal; gives what says how much of how much is done."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Commands about several methods: ``hirescam compare``, ``relate`` and ``rules``."""
+"""Commands about several methods: ``hirescam compare``, ``relate``, ``rules`` and ``metrics``."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,8 @@ from hirescam.cli.options import (
     Weights,
 )
 from hirescam.cli.words import split_names
+from hirescam.evaluation import ORDER, PLAUSIBILITY
+from hirescam.metrics import metrics as registered
 from hirescam.reports import Wish
 from hirescam.theory import relations
 
@@ -119,6 +121,25 @@ def rules(as_json: AsJson = False) -> None:
     for rule in found:
         table.add_row(rule.name, rule.summary, str(rule.needs), rule.exact_for or "none", rule.cite)
     open_console().print(table)
+
+
+def metrics(as_json: AsJson = False) -> None:
+    """List the metrics of `hirescam evaluate`.
+
+    Example: `hirescam metrics --json`
+    """
+    found = sorted(registered().values(), key=lambda one: ORDER.index(one.kind))
+    if as_json:
+        keys = ("name", "summary", "kind", "better", "bounds", "units", "needs", "options", "cite")
+        print_json({one.name: {key: getattr(one, key) for key in keys} for one in found})
+        return
+    table = new_table("metric", "kind", "what it finds", "better", "from", "to", "units", "source")
+    for one in found:
+        ends = (pages.number(end) for end in one.bounds)
+        table.add_row(one.name, one.kind.value, one.summary, one.better.value, *ends, one.units, one.cite)
+    console = open_console()
+    console.print(table)
+    write(console, PLAUSIBILITY)
 
 
 def _print_compared(report: reports.CompareReport) -> None:
