@@ -39,6 +39,24 @@ def test_pooled_heads_make_cam_gradcam_hirescam_and_xgradcam_one_map(seed: int, 
 
 @settings(max_examples=10)
 @given(seed=seeds, ndim=ndims)
+def test_a_layer_before_its_relu_changes_gradcam_and_not_hirescam(seed: int, ndim: int) -> None:
+    """In a pooled network, where both are one map after the ReLU: before it the gradient varies."""
+    torch.manual_seed(seed)
+    model, x = ready(PooledNet(ndim)), images(2, ndim, side=4)
+    before, after = (
+        {
+            rule: hirescam.explain(model, x, target=1, layer=layer, rule=rule).raw
+            for rule in ("hirescam", "gradcam")
+        }
+        for layer in ("features.1", "features")
+    )
+    torch.testing.assert_close(before["hirescam"], after["hirescam"])
+    torch.testing.assert_close(after["gradcam"], after["hirescam"])
+    assert (before["gradcam"] - after["gradcam"]).abs().max() > 1e-3 * after["gradcam"].abs().max()
+
+
+@settings(max_examples=10)
+@given(seed=seeds, ndim=ndims)
 def test_affine_heads_make_hirescam_what_every_faithful_method_gives(seed: int, ndim: int) -> None:
     torch.manual_seed(seed)
     found = table(FlattenNet(ndim, side=4), ndim)

@@ -271,6 +271,8 @@ def test_quantus_scores_a_hit_for_an_empty_mask_and_for_a_map_of_zeros():
     ours = pointing_game(values, masks)
     assert math.isnan(ours[0])
     assert ours[1] == 0
+    with pytest.raises(TypeError):
+        ask(quantus.PointingGame(weighted=True, **QUIET), torch.rand(2, 4, 4), masks)
 
 
 def test_quantus_measures_the_object_against_a_slice_of_the_batch():

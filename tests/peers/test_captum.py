@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hirescam
+from hirescam.metrics import Case, Scene
 from toys import FlattenNet, NormNet, PooledNet, TwoLayerNet, images, ready
 
 with warnings.catch_warnings():
@@ -42,6 +43,18 @@ def test_gradcam_is_captums_without_its_relu(name: str) -> None:
     expected = peer.attribute(x, target=2).squeeze(1).detach()
     got = hirescam.explain(model, x, target=2, layer=layer, rule="gradcam").raw[:, 0]
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_difference_its_maps_have_the_size_of_the_layer() -> None:
+    """Resampling is up to the caller there; a `Case` gives both."""
+    model, x = (
+        ready(torch.nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.Flatten(), nn.Linear(36, 5))),
+        images(),
+    )
+    peer = attr.LayerGradCam(model, model[0]).attribute(x, target=2)
+    case = Case(Scene(hirescam.Explainer(model, layer="0"), x), "gradcam")
+    assert peer.shape[2:] == case.raw.shape[1:] == (3, 3)
+    assert case.maps.shape[1:] == x.shape[2:] == (8, 8)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "vgg11", "mobilenet_v2"])

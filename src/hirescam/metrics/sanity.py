@@ -1,7 +1,8 @@
 """Does the map depend on what the network learnt, and on the class? Checks that only say no.
 
 A map that stays the same when the network is replaced by a random one did not come from what the network
-knows. The reverse does not hold: a map that changes need not be right. Similarities of −1 are no better
+knows. The reverse does not hold: a map that changes need not be right, and channels weighted at random
+(the rule ``random``) change as much once their activations are random. Similarities of −1 are no better
 than 1, they are the same map with the other sign; good is close to 0.
 """
 
@@ -97,7 +98,8 @@ def mprt(
     A map that becomes constant has similarity 0 to a map that varies; if both are constant it is 1, since
     the map did not respond: nothing is dropped. What re-initialising a layer means, for
     normalisation too, is said in `hirescam.metrics.randomisation.randomised`. The number depends on how many
-    layers lie before and after the explained one, so compare rules on one network at one layer.
+    layers lie before and after the explained one, and a group of layers may lie on both sides of it: compare
+    rules on one network at one layer.
 
     Source: the model parameter randomisation test of Adebayo et al. 2018, arXiv 1810.03292, where it is a
     curve and not a mean; `hirescam.metrics.sanity.mprt_curve` gives the curve.
