@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import hirescam
+from hirescam.metrics import metrics
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,3 +94,15 @@ def test_docstring_examples_run(name, tmp_path, monkeypatch):
 def test_docstring_examples_are_found():
     finder = doctest.DocTestFinder()
     assert any(test.examples for test in finder.find(import_module("hirescam.explainer")))
+
+
+def test_the_bibliography_is_whole():
+    """Every entry is closed before the next, none comes twice, and every paper cited in code is there."""
+    text = (ROOT / "docs" / "bibliography.bib").read_text("utf-8")
+    entries = [entry.strip() for entry in re.split(r"^(?=@)", text, flags=re.MULTILINE) if entry.strip()]
+    for entry in entries:
+        assert entry.endswith("\n}"), entry
+        assert entry.count("{") == entry.count("}"), entry
+    keys = [re.match(r"@\w+\{(\w+),", entry)[1] for entry in entries]
+    assert len(keys) == len(set(keys))
+    assert {one.cite for one in (*hirescam.rules().values(), *metrics().values())} <= set(keys)

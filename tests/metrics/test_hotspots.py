@@ -26,7 +26,7 @@ from toys import FlattenNet, PooledNet, images, ready
 EXACT = pytest.mark.parametrize(("network", "ndim"), list(product((FlattenNet, PooledNet), (1, 2, 3))))
 SMALL = st.integers(-4, 4).map(float)
 PAIRS = st.lists(st.tuples(SMALL, SMALL), min_size=1, max_size=9)
-LEVELS = st.sampled_from([0.0, 0.15, 0.3, 0.6])
+LEVELS = st.sampled_from([0.0, 0.15, 0.25, 0.5])
 
 
 def maps(*rows: list[float]) -> Tensor:
@@ -104,6 +104,12 @@ def test_a_picture_by_hand():
     np.testing.assert_allclose(mass_expansion(raw, reference), [[2.2 / 6, 1.8 / 6]])
     assert math.isclose(get("area_expansion").reduce(area_expansion(raw, reference)), 2.0)
     assert math.isclose(get("mass_expansion").reduce(mass_expansion(raw, reference)), 2.2 / 1.8)
+
+
+def test_a_cell_at_the_level_is_not_above_it():
+    raw, effects = maps([4.0, 2.0, 3.0]), maps([1.0, -1.0, -1.0])
+    assert contradicted_area(raw, effects, level=0.5).tolist() == [0.5]
+    assert area_expansion(raw, raw, level=0.5).tolist() == [[2 / 3, 2 / 3]]
 
 
 def test_expansion_divides_sums_over_images():

@@ -176,12 +176,12 @@ def test_stamps():
 
 
 def test_the_tag_is_what_the_answer_turns_on():
-    """Each image is called a 3; with the tag's pixels blank hardly one is. Threes and others are there."""
+    """Each image is called a 3, and none with the tag's pixels blank. Threes and others are there."""
     task = make("planted_tag")
     assert (logits(task, task.images).argmax(1) == TAGGED).all()
     bare = task.images.clone()
     bare[:, :, 13:15, 1:3] = 0
-    assert float((logits(task, bare).argmax(1) == TAGGED).double().mean()) < 0.05
+    assert float((logits(task, bare).argmax(1) == TAGGED).double().mean()) < 0.01
     assert int((task.labels == TAGGED).sum()) > 20
     assert int((task.labels != TAGGED).sum()) > 50
     assert (task.target == TAGGED).all()
