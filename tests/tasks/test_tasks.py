@@ -157,6 +157,17 @@ def test_the_grid_pointing_game():
     assert found["gradcam"]["relevance_mass"].value < 0.4
 
 
+def test_larger_grids(monkeypatch):
+    """One pass teaches nothing, but shows that everything fits."""
+    for setting, value in {"_EPOCHS": 1, "_MOSAICS": 64, "_CONFIDENT": 0, "_MOST": 20}.items():
+        monkeypatch.setattr(f"hirescam.tasks.grid.{setting}", value)
+    task = tasks.grid_pointing(n=3)
+    assert task.images.shape == (20, 1, 24, 24)
+    assert task.masks.shape == (20, 24, 24)
+    assert (task.masks.double().mean((1, 2)) == 1 / 9).all()
+    assert len(Case(task.scene).measure("relevance_mass")) == 20
+
+
 @pytest.mark.parametrize("n", [1, 4])
 def test_grids_that_make_no_game_are_refused(n):
     with pytest.raises(InputError, match=f"n={n}: a mosaic has"):
