@@ -5,7 +5,7 @@ import pytest
 import hirescam
 from hirescam import metrics
 from hirescam.errors import MetricError, RuleError
-from hirescam.evaluation.choices import ORDER, choose_metrics, choose_rules
+from hirescam.evaluation.choices import ORDER, choose_metrics, choose_rules, with_std
 from hirescam.metrics import INPUTS, Kind
 
 EVERYTHING = set(INPUTS)
@@ -84,6 +84,15 @@ def test_options_make_another_metric():
 def test_wrong_metrics_are_errors(words, complaint):
     with pytest.raises(MetricError, match=complaint):
         choose_metrics(words, BARE)
+
+
+def test_noise_knows_what_pixels_were_divided_by_unless_it_was_said():
+    every = choose_metrics(["road_morf", "road_morf:std=0.5", "road_lerf:seed=3", "wrong_sign_rate"], BARE)
+    found = {one.label: one.metric.options for one in with_std(every, (0.2, 0.3)).metrics}
+    assert found["road_morf"]["std"] == (0.2, 0.3)
+    assert found["road_lerf (seed=3)"]["std"] == (0.2, 0.3)
+    assert found["road_morf (std=0.5)"]["std"] == 0.5
+    assert found["wrong_sign_rate"] == {"level": 0.05}
 
 
 def test_values_are_numbers_lists_or_words():

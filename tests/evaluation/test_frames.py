@@ -10,6 +10,7 @@ import miniature
 from hirescam.errors import ImageFileError, InputError
 from hirescam.evaluation import MaskFile, Sample, framed, whole
 from hirescam.evaluation.frames import NotSeenError, seen
+from hirescam.models import Preset
 
 # A picture of 128×64 pixels: the crop scales it to 64×32 and keeps columns 16 to 47, which are
 # 32 to 95 in the picture.
@@ -79,9 +80,12 @@ def test_an_object_outside_the_crop_is_not_seen_unless_the_whole_picture_is(tmp_
     empty = np.zeros((64, 128), dtype=bool)
     with pytest.raises(NotSeenError):
         framed(model, sample(tmp_path, mask=empty))
-    frame = framed(whole(model), away)
-    assert frame.boxes.tolist() == [[[0, 0], [32, 8]]]
-    assert frame.scale == pytest.approx(np.sqrt(2 * 4), rel=0.05)
+    known = replace(model, preset=Preset(size=(32, 32), resize=(32, 32)))
+    for one in (whole(model), whole(known)):
+        frame = framed(one, away)
+        assert frame.boxes.tolist() == [[[0, 0], [32, 8]]]
+        assert frame.scale == pytest.approx(np.sqrt(2 * 4), rel=0.05)
+    assert whole(known).preset.squash
 
 
 def test_a_sample_without_objects_is_a_picture(tmp_path):

@@ -1,6 +1,8 @@
 """The registry, the reductions, the case and the accumulator: what every metric relies on."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +38,11 @@ def test_every_metric_says_what_it_is(one):
         assert f"{need}:" in one.description, f"{one.name}: its docstring must describe {need!r}"
     for option in one.options:
         assert f"{option}:" in one.description, f"{one.name}: its docstring must describe {option!r}"
+
+
+def test_the_page_of_metrics_is_up_to_date():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "_metrics.py"))
+    assert script["PAGE"].read_text("utf-8") == script["page"](), "run: python docs/_metrics.py"
 
 
 def test_unknown_names_are_answered_with_a_hint():

@@ -1,8 +1,8 @@
 """Which rules and metrics are meant by words such as ``gradcam``, ``faithfulness`` or ``name:option=1``."""
 
 import ast
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hirescam.errors import HirescamError, MetricError, RuleError
@@ -84,6 +84,23 @@ def choose_metrics(words: Iterable[str | Metric], given: Collection[str]) -> Cho
     if not kept:
         raise MetricError(_nothing(left_out))
     return ChosenMetrics(tuple(sorted(kept.values(), key=lambda one: ORDER.index(one.metric.kind))), left_out)
+
+
+def with_std(chosen: ChosenMetrics, std: Sequence[float]) -> ChosenMetrics:
+    """Tell metrics that add noise to pixels what these were divided by, unless that was said.
+
+    Args:
+        chosen: some of them may have an option ``std``.
+        std: of each channel.
+    """
+
+    def told(one: ChosenMetric) -> ChosenMetric:
+        known = metrics().get(one.metric.name)
+        unsaid = known is not None and one.metric.options["std"] == known.options["std"]
+        return replace(one, metric=one.metric.configure({"std": tuple(std)})) if unsaid else one
+
+    found = (told(one) if "std" in one.metric.options else one for one in chosen.metrics)
+    return replace(chosen, metrics=tuple(found))
 
 
 def _rule(word: str) -> ChosenRule:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from hirescam import io
 from hirescam.errors import ImageFileError, InputError
 from hirescam.evaluation.samples import Box, Sample
-from hirescam.models import Model
+from hirescam.models import Model, crop_picture
 
 OUTSIDE = "the object lies outside what the network sees, or is smaller than one of its pixels there"
 
@@ -93,11 +94,14 @@ def seen(model: Model, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def whole(model: Model) -> Model:
     """Let the network see the whole picture, squeezed into its input, instead of its own crop."""
     height, width = model.input_shape[1:]
+    if model.preset is not None:
+        preset = model.preset._replace(resize=(height, width), squash=True)
+        return replace(model, crop=partial(crop_picture, preset=preset), preset=preset)
 
     def squeeze(picture: Image.Image) -> Image.Image:
         return picture.resize((width, height), Image.Resampling.BICUBIC)
 
-    return replace(model, crop=squeeze, preset=None)
+    return replace(model, crop=squeeze)
 
 
 def _filled(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:

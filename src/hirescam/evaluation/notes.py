@@ -65,28 +65,28 @@ def _same_maps(
             same.append((one.label, worst[0]))
         elif worst[1] <= SAME:
             scaled.append((one.label, worst[1]))
-    return [*_equal(same, len(keys), certificate), *_proportional(scaled, len(keys))]
+    return [*_equal(same, certificate), *_proportional(scaled)]
 
 
-def _equal(same: Sequence[tuple[str, float]], count: int, certificate: Certificate) -> list[str]:
+def _equal(same: Sequence[tuple[str, float]], certificate: Certificate) -> list[str]:
     if not same:
         return []
     names = ", ".join(name for name, _ in same)
     gap = pages.error(max(gap for _, gap in same))
     why = " The head of this network treats all places alike." if certificate.same_as_gradcam else ""
     return [
-        f"{names} gave the map of hirescam on all {count} samples (largest difference {gap} of the largest "
-        f"value): equal figures are one and the same map, not agreement between methods.{why}"
+        f"{names} gave the map of hirescam on every sample (largest difference {gap} of the largest value): "
+        f"equal figures are one and the same map, not agreement between methods.{why}"
     ]
 
 
-def _proportional(scaled: Sequence[tuple[str, float]], count: int) -> list[str]:
+def _proportional(scaled: Sequence[tuple[str, float]]) -> list[str]:
     if not scaled:
         return []
     names = ", ".join(name for name, _ in scaled)
     return [
-        f"{names} gave the picture of hirescam in other units on all {count} samples: metrics that rescale "
-        "maps cannot tell them apart."
+        f"{names} gave the picture of hirescam in other units on every sample: metrics that rescale maps "
+        "cannot tell them apart."
     ]
 
 

@@ -18,6 +18,7 @@ from hirescam.evaluation.choices import (
     ChosenMetrics,
     choose_metrics,
     choose_rules,
+    with_std,
 )
 from hirescam.evaluation.contenders import BASELINES, DIFFERENCE, Contender, RuleContender
 from hirescam.evaluation.frames import framed, whole
@@ -107,6 +108,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, with what, how; and where to
     session = _Session(model, as_data(samples), settings)
     compared = choose_rules(rules)
     chosen = choose_metrics(metrics, session.given)
+    if session.model.preset is not None:
+        chosen = with_std(chosen, session.model.preset.std)
     contenders: tuple[Contender, ...] = (*map(RuleContender, compared), *BASELINES)
     store = Store(out and out / STORE, session.config)
     try:
@@ -151,6 +154,7 @@ class _Session:
             "weights": hash_weights(self.model.module),
             "layer": self.certificate.layer,
             "size": list(self.model.input_shape),
+            "preset": None if self.model.preset is None else repr(self.model.preset),
             "whole": self.settings.whole,
             "multilabel": self.multilabel,
         }

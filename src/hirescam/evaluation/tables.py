@@ -55,7 +55,7 @@ def _table(kind: Kind, rows: Sequence[Row]) -> RenderableType:
 
 def _name(row: Row, count: int) -> Text:
     name = Text(f"{row.metric} {ARROWS[row.better]}", style="bold")
-    about = fill(f"{row.units}, n = {count}", width=max(_NARROW, len(name)))
+    about = fill(f"{row.units}, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{count}", width=max(_NARROW, len(name)))
     return name.append(f"\n{about}", style="not bold dim")
 
 

@@ -114,8 +114,8 @@ def interval(draws: NDArray[np.float64], confidence: float) -> tuple[float, floa
     Example:
         >>> import numpy as np
         >>> from hirescam.metrics.intervals import interval
-        >>> interval(np.arange(101.0), 0.9)
-        (5.0, 95.0)
+        >>> interval(np.arange(101.0), 0.5)
+        (25.0, 75.0)
     """
     defined = draws[~np.isnan(draws)]
     if not len(defined):
