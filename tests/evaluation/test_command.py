@@ -1,10 +1,12 @@
 """``hirescam evaluate`` and ``hirescam metrics``: words in, tables and files out, one line for an error."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+import hirescam
 import miniature
 from hirescam import cli, metrics
 from hirescam.cli import evaluating
@@ -167,6 +169,17 @@ def test_names_may_be_spread_and_have_options():
     rules, wanted = ["--rules", "a", "--rules", "b:c=1"], ["--metrics", "all", "--metrics", "x:y=(1,2)"]
     assert arranged(words)[0] == ["evaluate", *rules, *wanted, "--out", "o"]
     assert split_names(["a,b", "x:y=(1,2),z", ""]) == ["a", "b", "x:y=(1,2)", "z"]
+
+
+def test_options_that_are_shown_exist(run):
+    _, out, _ = run("evaluate", "--help")
+    text = (Path(__file__).parents[2] / "docs/evaluate.md").read_text("utf-8")
+    shown = set(re.findall(r"\w+:\w+=\w+", out + text))
+    assert len(shown) >= 2
+    for word in shown:
+        name, options = word.split(":")
+        known = hirescam.rules().get(name) or metrics.get(name)
+        assert options.split("=")[0] in known.options
 
 
 def test_the_example_trains_a_head(run, tmp_path, monkeypatch, capsys):

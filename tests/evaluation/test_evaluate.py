@@ -270,7 +270,7 @@ def test_a_metric_with_the_wrong_number_of_values_fails(voc):
     ],
 )
 def test_wrong_wishes_are_errors_before_anything_is_measured(voc, monkeypatch, about, error, complaint):
-    monkeypatch.setattr(runner, "measured_batch", lambda *given: pytest.fail("it was measured"))
+    monkeypatch.setattr(runner, "measure_batch", lambda *given: pytest.fail("it was measured"))
     with pytest.raises(error, match=complaint):
         evaluate(miniature.model(), voc_data(voc), **{"settings": FAST} | about)
 

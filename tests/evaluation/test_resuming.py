@@ -10,6 +10,7 @@ import torch
 
 import miniature
 from hirescam.evaluation import Settings, evaluate, runner, voc_data
+from hirescam.evaluation.meter import Meter
 
 RULES = ("hirescam", "gradcam", "random")
 FAST = Settings(resamples=20, batch=2)
@@ -136,10 +137,29 @@ def test_progress_counts_samples_and_contenders(voc):
     evaluate(
         miniature.model(),
         voc_data(voc),
+        rules=["hirescam", "scorecam"],
         metrics=["wrong_sign_rate"],
         settings=FAST,
         progress=lambda done, total: seen.append((done, total)),
     )
     total = 4 * (2 + 2)  # rules and baselines
+    assert {every for _, every in seen} == {total}
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (total, total)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_meter_shows_parts_of_a_step_and_never_goes_back():
+    seen = []
+    meter = Meter(lambda done, total: seen.append((done, total)))
+    meter.within(1, 2)  # nothing has begun
+    meter.begin(20)
+    meter.expect(10)
+    meter.within(1, 4)
+    meter.within(3, 4)
+    meter.within(2, 4)  # a second pass of the same step
+    meter.step()
+    meter.expect(10)
+    meter.within(5, 5)
+    meter.step()
+    meter.reach(20)
+    assert seen == [(2, 20), (7, 20), (10, 20), (20, 20)]

@@ -41,7 +41,7 @@ def evaluate(  # noqa: PLR0913
         list[str] | None,
         typer.Option(
             metavar="NAME...",
-            help="The methods, with options as in scorecam:batch=8. The others are compared with the first.",
+            help="Methods, with options as in shapley:samples=16. All are compared with the first.",
             show_default=" ".join(evaluation.DEFAULT_RULES),
         ),
     ] = None,

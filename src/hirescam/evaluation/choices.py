@@ -47,7 +47,7 @@ class ChosenMetrics:
 
 
 def choose_rules(words: Iterable[str | Rule]) -> tuple[ChosenRule, ...]:
-    """Read names of rules, each perhaps with options as in ``scorecam:batch=8``.
+    """Read names of rules, each perhaps with options as in ``shapley:samples=16``.
 
     Raises:
         RuleError: a name or option is unknown, or there is none.

@@ -14,15 +14,13 @@ from hirescam.errors import HirescamError, MetricError, RuleError
 from hirescam.evaluation.choices import ChosenMetric
 from hirescam.evaluation.contenders import Contender, Measure
 from hirescam.evaluation.frames import OUTSIDE, Frame, NotSeenError, framed
+from hirescam.evaluation.meter import Meter
 from hirescam.evaluation.samples import Sample
 from hirescam.evaluation.store import Entry, Store
 from hirescam.explainer import Explainer
 from hirescam.metrics import Scene
 from hirescam.models import Model
 from hirescam.targets import logits_of
-
-Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is to do."""
 
 Facts = dict[str, Any]
 """What is known about a sample, as plain data."""
@@ -58,6 +56,7 @@ class Bench:
         contenders: what is compared.
         metrics: what is measured.
         store: takes the values.
+        meter: is told how much is done.
         multilabel: whether probabilities are sigmoids instead of a softmax.
     """
 
@@ -66,6 +65,7 @@ class Bench:
     contenders: tuple[Contender, ...]
     metrics: tuple[ChosenMetric, ...]
     store: Store
+    meter: Meter
     multilabel: bool
 
 
@@ -76,23 +76,20 @@ def drawn(jobs: Sequence[Job], *, limit: int | None, seed: int) -> list[Job]:
     return order[:limit]
 
 
-def measure_all(bench: Bench, jobs: Sequence[Job], *, batch: int, progress: Progress) -> None:
+def measure_all(bench: Bench, jobs: Sequence[Job], *, batch: int) -> None:
     """Fill the store with what it does not have yet.
 
     A batch is always made of the same jobs, whatever the store has already, so that a run that goes on gives
     the values of one that was never broken off.
     """
-    total, done = len(jobs) * len(bench.contenders), 0
+    bench.meter.begin(len(jobs) * len(bench.contenders))
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        for _ in measured_batch(bench, part):
-            done += len(part)
-            progress(done, total)
-        done = (start + len(part)) * len(bench.contenders)
-        progress(done, total)
+        measure_batch(bench, part)
+        bench.meter.reach((start + len(part)) * len(bench.contenders))
 
 
-def measured_batch(bench: Bench, jobs: Sequence[Job]) -> Iterator[None]:
+def measure_batch(bench: Bench, jobs: Sequence[Job]) -> None:
     """Measure one batch, contender by contender, each written as soon as it is there."""
     keys = {job.key: job for job in jobs}
     known = bench.store.facts(list(keys))
@@ -106,9 +103,10 @@ def measured_batch(bench: Bench, jobs: Sequence[Job]) -> Iterator[None]:
         scene, facts = _scene(bench, {key: live[key] for key in group}, group)
         bench.store.write(facts, ())
         for contender, metrics in wanted.items():
+            bench.meter.expect(len(group))
             if metrics:
                 bench.store.write({}, _measured(contender, scene, tuple(group), metrics))
-                yield
+            bench.meter.step()
 
 
 def unusable(facts: Mapping[str, Any]) -> bool:

@@ -22,10 +22,11 @@ from hirescam.evaluation.choices import (
 )
 from hirescam.evaluation.contenders import BASELINES, DIFFERENCE, Contender, RuleContender
 from hirescam.evaluation.frames import framed, whole
+from hirescam.evaluation.meter import Meter, Progress
 from hirescam.evaluation.naming import naming_of
 from hirescam.evaluation.notes import notes_of
 from hirescam.evaluation.result import About, Evaluation
-from hirescam.evaluation.runner import Bench, Job, Progress, drawn, job_of, measure_all, unusable
+from hirescam.evaluation.runner import Bench, Job, drawn, job_of, measure_all, unusable
 from hirescam.evaluation.samples import Data, Sample, as_data
 from hirescam.evaluation.store import Store
 from hirescam.evaluation.summary import Resampling, rows_of
@@ -89,7 +90,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, with what, how; and where to
     Args:
         model: the network with its preprocessing, from `hirescam.models.resolve`.
         samples: from `folder_data` or `voc_data`, or of one's own.
-        rules: names, perhaps with options as in ``scorecam:batch=8``. The first is what the others are
+        rules: names, perhaps with options as in ``shapley:samples=16``. The first is what the others are
             compared with.
         metrics: names, kinds or ``all``; of a kind, those that the data do not allow are left out.
         settings: how to evaluate.
@@ -105,7 +106,8 @@ def evaluate(  # noqa: PLR0913 - what, on what, with what, how; and where to
     _check(settings)
     if out is not None:
         check_writable(out)
-    session = _Session(model, as_data(samples), settings)
+    meter = Meter(progress)
+    session = _Session(model, as_data(samples), settings, meter)
     compared = choose_rules(rules)
     chosen = choose_metrics(metrics, session.given)
     if session.model.preset is not None:
@@ -114,7 +116,7 @@ def evaluate(  # noqa: PLR0913 - what, on what, with what, how; and where to
     store = Store(out and out / STORE, session.config)
     try:
         bench = session.bench(contenders, chosen.metrics, store)
-        measure_all(bench, session.jobs, batch=settings.batch, progress=progress)
+        measure_all(bench, session.jobs, batch=settings.batch)
         found, measured = session.result(bench, chosen)
         if out is not None:
             write_values(measured, out)
@@ -127,11 +129,12 @@ def evaluate(  # noqa: PLR0913 - what, on what, with what, how; and where to
 class _Session:
     """What is known before anything is measured."""
 
-    def __init__(self, model: Model, data: Data, settings: Settings) -> None:
+    def __init__(self, model: Model, data: Data, settings: Settings, meter: Meter) -> None:
+        self.meter = meter
         self.model = whole(model) if settings.whole else model
         self.data, self.settings = data, settings
         self.multilabel = model.multilabel if settings.multilabel is None else settings.multilabel
-        self.explainer = Explainer(model.module, layer=settings.layer)
+        self.explainer = Explainer(model.module, layer=settings.layer, progress=meter.within)
         self.left_out = Counter(data.left_out)
         self.candidates = _jobs(self.model, data, settings, self.left_out)
         self.jobs = drawn(self.candidates, limit=settings.limit, seed=settings.seed)
@@ -164,7 +167,9 @@ class _Session:
     ) -> Bench:
         """Put together what stays the same from batch to batch."""
         difference = ChosenMetric(DIFFERENCE.name, DIFFERENCE)
-        return Bench(self.model, self.explainer, contenders, (*metrics, difference), store, self.multilabel)
+        return Bench(
+            self.model, self.explainer, contenders, (*metrics, difference), store, self.meter, self.multilabel
+        )
 
     def result(self, bench: Bench, chosen: ChosenMetrics) -> tuple[Evaluation, Measured]:
         """Reduce what was measured."""
