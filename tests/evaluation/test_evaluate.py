@@ -15,7 +15,14 @@ from torch import nn
 import hirescam
 import miniature
 from hirescam import metrics
-from hirescam.errors import HirescamError, ImageFileError, InputError, MetricError, RuleError
+from hirescam.errors import (
+    HirescamError,
+    ImageFileError,
+    InputError,
+    MetricError,
+    RuleError,
+    TargetError,
+)
 from hirescam.evaluation import (
     PLAUSIBILITY,
     STORE,
@@ -273,6 +280,13 @@ def test_wrong_wishes_are_errors_before_anything_is_measured(voc, monkeypatch, a
     monkeypatch.setattr(runner, "measure_batch", lambda *given: pytest.fail("it was measured"))
     with pytest.raises(error, match=complaint):
         evaluate(miniature.model(), voc_data(voc), **{"settings": FAST} | about)
+
+
+@pytest.mark.parametrize("index", [4, -1])
+def test_a_class_that_the_network_does_not_have_is_an_error(voc, index):
+    settings = replace(FAST, classes={"cat": ["dog", index]})
+    with pytest.raises(TargetError, match=f"for 'cat', {index} is no class of mini, which has 4"):
+        evaluate(miniature.model(), voc_data(voc), settings=settings)
 
 
 def test_a_network_without_any_of_the_classes_is_an_error(voc, tmp_path):

@@ -69,6 +69,11 @@ class Bench:
     multilabel: bool
 
 
+def device_of(model: Model) -> torch.device:
+    """Give the device that a network is on."""
+    return next(iter(model.module.parameters()), torch.zeros(0)).device
+
+
 def drawn(jobs: Sequence[Job], *, limit: int | None, seed: int) -> list[Job]:
     """Put jobs into random order and take the first; a higher limit later adds to the same."""
     order = list(jobs)
@@ -148,7 +153,7 @@ def _alike(frames: Mapping[str, Frame]) -> Iterator[dict[str, Frame]]:
 def _scene(
     bench: Bench, jobs: Mapping[str, Job], frames: Mapping[str, Frame]
 ) -> tuple[Scene, dict[str, Facts]]:
-    device = next(iter(bench.model.module.parameters()), torch.zeros(0)).device
+    device = device_of(bench.model)
     images = torch.stack([frame.image for frame in frames.values()]).to(device)
     logits = bench.explainer(images).logits
     target = torch.tensor(

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 import hirescam
-from hirescam.certificate import Certificate
-from hirescam.errors import HirescamError, ImageFileError, InputError
+from hirescam.errors import HirescamError, ImageFileError, InputError, TargetError
 from hirescam.evaluation.choices import (
     DEFAULT_METRICS,
     DEFAULT_RULES,
@@ -26,13 +25,13 @@ from hirescam.evaluation.meter import Meter, Progress
 from hirescam.evaluation.naming import naming_of
 from hirescam.evaluation.notes import notes_of
 from hirescam.evaluation.result import About, Evaluation
-from hirescam.evaluation.runner import Bench, Job, drawn, job_of, measure_all, unusable
+from hirescam.evaluation.runner import Bench, Job, device_of, drawn, job_of, measure_all, unusable
 from hirescam.evaluation.samples import Data, Sample, as_data
 from hirescam.evaluation.store import Store
 from hirescam.evaluation.summary import Resampling, rows_of
 from hirescam.evaluation.writing import Measured, write_evaluation, write_values
 from hirescam.explainer import Explainer
-from hirescam.explanation import hash_weights
+from hirescam.explanation import Explanation, hash_weights
 from hirescam.metrics import INPUTS, Metric
 from hirescam.models import Model
 from hirescam.pages import Failure
@@ -138,7 +137,9 @@ class _Session:
         self.left_out = Counter(data.left_out)
         self.candidates = _jobs(self.model, data, settings, self.left_out)
         self.jobs = drawn(self.candidates, limit=settings.limit, seed=settings.seed)
-        self.certificate = self._certificate()
+        first = self._first()
+        self.certificate = first.certificate
+        _check_classes(self.model, self.jobs, first.logits.shape[1])
 
     @property
     def given(self) -> set[str]:
@@ -210,8 +211,8 @@ class _Session:
             },
         )
 
-    def _certificate(self) -> Certificate:
-        """Certify the layer on the first sample that can be read."""
+    def _first(self) -> Explanation:
+        """Explain the first sample that can be read, which chooses and certifies the layer."""
         first: HirescamError | None = None
         for job in self.jobs:
             try:
@@ -219,7 +220,7 @@ class _Session:
             except HirescamError as error:
                 first = first or error
                 continue
-            return self.explainer.certify(image[None])
+            return self.explainer(image[None].to(device_of(self.model)))
         raise ImageFileError(f"data={self.data.name!r}: none of the samples can be used; the first: {first}")
 
 
@@ -237,6 +238,16 @@ def _jobs(model: Model, data: Data, settings: Settings, left_out: Counter[str]) 
     if not jobs:
         raise InputError(_nothing(model, data, list(wanted)))
     return jobs
+
+
+def _check_classes(model: Model, jobs: Iterable[Job], count: int) -> None:
+    for job in jobs:
+        wrong = [index for index in job.members if not 0 <= index < count]
+        if wrong:
+            name = job.sample.wanted
+            raise TargetError(
+                f"classes: for {name!r}, {wrong[0]} is no class of {model.name}, which has {count}"
+            )
 
 
 def _check(settings: Settings) -> None:
