@@ -298,7 +298,7 @@ class Explainer:
         return seen[0]
 
     def _explanation(self, call: Call, plan: _Plan, chosen: Rule, maps: Maps) -> Explanation:
-        _check_finite(maps.raw)
+        check_finite(maps.raw)
         image_size = tuple(call.images.shape[2:])
 
         def field(cell: tuple[int, ...] | None) -> ReceptiveField:
@@ -364,7 +364,12 @@ def _key(call: Call, target: Target) -> tuple[object, ...]:
     return (tuple(images.shape[1:]), images.dtype, images.device, half, kind)
 
 
-def _check_finite(raw: Tensor) -> None:
+def check_finite(raw: Tensor) -> None:
+    """Refuse maps ``(b, t, *space)`` with NaN or infinite values.
+
+    Raises:
+        ModelError: there is one; the message names the image.
+    """
     finite = torch.isfinite(raw.detach()).flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = int((~finite).nonzero()[0])

@@ -1,7 +1,9 @@
 """The registry, the reductions, the case and the accumulator: what every metric relies on."""
 
 import math
+import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import torch
 from torch import nn
 
 import hirescam
+import toys
 from hirescam import metrics
-from hirescam.errors import InputError, MetricError
+from hirescam.errors import InputError, MetricError, ModelError, RuleError
 from hirescam.metrics import INPUTS, Case, Scene, estimate, reductions, registry
 from hirescam.metrics.accumulator import MetricAccumulator
 
@@ -83,6 +86,32 @@ def test_a_case_gives_everything_that_can_be_asked_for():
     torch.testing.assert_close(whole.explain_with(whole.model), whole.maps)
     torch.testing.assert_close(whole.predict(whole.images), whole.model(whole.images).softmax(1))
     torch.testing.assert_close(whole.logits(whole.images), whole.model(whole.images))
+
+
+@pytest.mark.parametrize("make", [toys.FlattenNet, toys.PooledNet, toys.NormNet])
+def test_a_case_shares_the_pass_and_explains_as_the_explainer_does(make):
+    explainer = hirescam.Explainer(make().eval())
+    whole = Scene(explainer, torch.rand(2, 2, 8, 8), target=torch.tensor([3, 1]))
+    for name in hirescam.rules():
+        try:
+            expected = explainer(whole.images, target=whole.target, rule=name)
+        except RuleError as error:
+            with pytest.raises(RuleError, match=re.escape(str(error))):
+                assert Case(whole, name).explanation
+            continue
+        found = Case(whole, name).explanation
+        torch.testing.assert_close(found.raw, expected.raw)
+        torch.testing.assert_close(found.offset, expected.offset)
+        assert (found.rule, found.layer, found.target.tolist()) == (name, expected.layer, [[3], [1]])
+        torch.testing.assert_close(Case(whole, name).maps, expected.view(scale=None).values[:, 0])
+
+
+def test_a_map_with_nan_is_refused():
+    broken = replace(
+        hirescam.rules()["gradcam"], function=lambda trace: trace.score[..., None, None] * math.nan
+    )
+    with pytest.raises(ModelError, match=r"the map of images\[0\] has NaN"):
+        assert Case(scene(), broken).explanation
 
 
 def test_what_a_scene_was_not_given_is_named():

@@ -5,7 +5,7 @@ a thing when it is first asked for and keep it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from hirescam.borrow import eager
 from hirescam.errors import MetricError
-from hirescam.explainer import Explainer
+from hirescam.explainer import Explainer, check_finite
 from hirescam.explanation import Explanation
 from hirescam.metrics.registry import INPUTS, Metric, get
 from hirescam.rulebook import Rule
+from hirescam.rulebook import get as get_rule
 from hirescam.targets import OutputSelector, logits_of
 from hirescam.trace import Trace
 
@@ -147,10 +148,18 @@ class Case:
 
     @cached_property
     def explanation(self) -> Explanation:
-        """The rule's explanation of the scene's images."""
-        if self.rule == "hirescam":
-            return self.scene.reference
-        return self.scene.explainer(self.scene.images, target=self.scene.target, rule=self.rule)
+        """The rule's explanation of the scene's images, from the pass that all rules share.
+
+        Only a rule that does not hold the divisors of normalisers where that pass does has a pass of its own.
+        """
+        scene, chosen = self.scene, get_rule(self.rule)
+        if chosen.name == "hirescam":
+            return scene.reference
+        if scene.trace.held and not chosen.holds:
+            return scene.explainer(scene.images, target=scene.target, rule=chosen)
+        raw = chosen.function(scene.trace)
+        check_finite(raw)
+        return replace(scene.reference, raw=raw, rule=chosen.name)
 
     @property
     def raw(self) -> Tensor:
