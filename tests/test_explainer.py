@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import hirescam
 from hirescam import AllClasses, Classes, Contrast, Explainer, Region, TargetError, TopK
+from hirescam.borrow import as_call, first_not_finite
 from hirescam.fullgrad import fullgrad
 from hirescam.steps import average_over_flips
 from toys import (
@@ -406,3 +407,12 @@ def test_a_target_from_inference_mode(rule):
         predicted = model(x).argmax(1)
     result = hirescam.explain(model, x, target=predicted, rule=rule)
     torch.testing.assert_close(result.raw, hirescam.explain(model, x, rule=rule).raw)
+
+
+def test_large_finite_images_are_no_infinite_ones() -> None:
+    huge = torch.full((2, 1, 2, 2), 3e38)
+    assert first_not_finite(huge) is None
+    assert as_call(huge).images is huge
+    huge[1, 0, 0, 0] = -torch.inf
+    assert first_not_finite(huge) == 1
+    assert first_not_finite(torch.tensor([[1.0], [torch.nan]])) == 1

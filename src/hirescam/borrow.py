@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -56,6 +57,18 @@ def parts(model: nn.Module) -> Iterator[nn.Module]:
 def version_of(tensor: Tensor) -> int:
     """How often a tensor was written to; 0 for inference tensors, which keep no count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def first_not_finite(batch: Tensor) -> int | None:
+    """Number of the first row of a batch with a value that is NaN or infinite; None where there is none.
+
+    A sum is finite only if all that went in is, and cheap; only where it is not are the values looked at.
+    """
+    plain = batch.detach()
+    if isfinite(float(plain.sum())):
+        return None
+    bad = (~torch.isfinite(plain)).flatten(1).any(1).nonzero()
+    return int(bad[0]) if len(bad) else None
 
 
 def _minds_training(module: nn.Module) -> bool:
@@ -191,7 +204,6 @@ def _check_image(image: Tensor) -> None:
         )
     if 0 in shape:
         raise InputError(f"images is empty, its shape is {shape}: pass at least one image")
-    finite = torch.isfinite(image).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = int((~finite).nonzero()[0])
+    bad = first_not_finite(image)
+    if bad is not None:
         raise InputError(f"images[{bad}] has values that are NaN or infinite: remove or repair this image")

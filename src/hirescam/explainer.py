@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hirescam import certificate as certificates
 from hirescam import selection, taps, targets
-from hirescam.borrow import Call, Inputs, as_call, check_model, unwrap
+from hirescam.borrow import Call, Inputs, as_call, check_model, first_not_finite, unwrap
 from hirescam.certificate import Certificate, Guarantee
 from hirescam.closed_form import ClosedForm, Maps, StaleHead
 from hirescam.compiled import Compiled
@@ -370,9 +370,8 @@ def check_finite(raw: Tensor) -> None:
     Raises:
         ModelError: there is one; the message names the image.
     """
-    finite = torch.isfinite(raw.detach()).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = int((~finite).nonzero()[0])
+    bad = first_not_finite(raw)
+    if bad is not None:
         raise ModelError(
             f"the map of images[{bad}] has NaN or infinite values: activations or gradients overflow at "
             "this layer (in half precision, try float32)"

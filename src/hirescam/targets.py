@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hirescam.borrow import first_not_finite
 from hirescam.errors import OutputError, TargetError
 
 OutputSelector = str | int | Callable[[Any], Tensor] | None
@@ -125,9 +126,8 @@ def logits_of(output: Any, selector: OutputSelector, batch: int) -> Tensor:
 
 def check_finite(logits: Tensor) -> None:
     """Raise unless every score is a finite number."""
-    finite = torch.isfinite(logits.detach()).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = int((~finite).nonzero()[0])
+    bad = first_not_finite(logits)
+    if bad is not None:
         raise OutputError(
             f"the model's output for images[{bad}] is NaN or infinite: the model overflows on this "
             "image (in half precision, try float32)"
@@ -256,8 +256,9 @@ def _as_index(values: Any, device: torch.device) -> Tensor:
 
 
 def _check_range(index: Tensor, classes: int) -> None:
-    wrong = index[(index < 0) | (index >= classes)]
-    if wrong.numel():
+    low, high = index.aminmax()
+    if low < 0 or high >= classes:
+        wrong = index[(index < 0) | (index >= classes)]
         raise TargetError(
             f"target names class {int(wrong[0])}, but the model has {classes} classes: use 0 to {classes - 1}"
         )
