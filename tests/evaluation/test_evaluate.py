@@ -296,6 +296,10 @@ def test_a_network_without_any_of_the_classes_is_an_error(voc, tmp_path):
         evaluate(miniature.model(), [], settings=FAST)
     with pytest.raises(InputError, match="takes inputs of shape"):
         evaluate(replace(miniature.model(), input_shape=(1, 8, 8, 8)), voc_data(voc), settings=FAST)
+    (tmp_path / "out/values.csv").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"out: cannot write .*values.csv"):
+        evaluate(miniature.model(), voc_data(voc), metrics=["iou"], settings=FAST, out=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.tmp"))
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(InputError, match="cannot write"):

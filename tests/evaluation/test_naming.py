@@ -104,5 +104,8 @@ def test_a_table_is_read_and_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match="cannot be used"):
             read_classes(path)
+    path.write_text(" " * 2_000_000)
+    with pytest.raises(InputError, match="larger than"):
+        read_classes(path)
     with pytest.raises(InputError, match=r"missing.json.* cannot be used"):
         read_classes(tmp_path / "missing.json")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import miniature
+from hirescam import io
 from hirescam.errors import ImageFileError
 from hirescam.evaluation import Data, MaskFile, Sample, folder_data
 from hirescam.evaluation.samples import as_data
@@ -58,6 +59,14 @@ def test_a_mask_in_colours_or_damaged_is_an_error(tmp_path):
         MaskFile(path, 1).read()
     with pytest.raises(ImageFileError, match="cannot be used"):
         MaskFile(tmp_path / "missing.png", 1).read()
+
+
+def test_a_mask_that_promises_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "mask.png"
+    Image.new("L", (20, 10)).save(path)
+    monkeypatch.setattr(io, "MAX_PIXELS", 100)
+    with pytest.raises(ImageFileError, match="20x10 pixels are too many"):
+        MaskFile(path, 1).read()
 
 
 def test_a_key_changes_with_everything_that_values_depend_on(tmp_path):
