@@ -39,7 +39,7 @@ def by_gradient(explainer: Explainer, x: Tensor, target: object) -> hirescam.Exp
 
 
 def closed_forms(explainer: Explainer) -> list[ClosedForm]:
-    return [plan.closed_form for plan in explainer._plans.values() if plan.closed_form is not None]
+    return [plan.closed_form for plan in explainer._planner.plans.values() if plan.closed_form is not None]
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_functions_made_at_every_call_do_not_pile_up() -> None:
     explainer = Explainer(ready(FlattenNet()))
     for index in range(40):
         explainer(images(1), target=lambda out, index=index: out[:, index % CLASSES])
-    assert len(explainer._plans) <= 16
+    assert len(explainer._planner.plans) <= 16
 
 
 def test_a_region_of_a_segmentation_is_a_score() -> None:

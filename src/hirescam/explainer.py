@@ -1,50 +1,29 @@
 """The friendly verbs: choose and certify a layer once, trace, apply a rule, freeze the result."""
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from hirescam import certificate as certificates
-from hirescam import selection, taps, targets
+from hirescam import selection, taps
 from hirescam.borrow import Call, Inputs, as_call, check_model, first_not_finite, unwrap
 from hirescam.certificate import Certificate, Guarantee
-from hirescam.closed_form import ClosedForm, Maps, StaleHead
-from hirescam.compiled import Compiled
+from hirescam.closed_form import Maps, StaleHead
 from hirescam.cut import Request, look, output_at
-from hirescam.errors import LayerError, ModelError
+from hirescam.errors import ModelError
 from hirescam.explanation import Explanation, Origin
-from hirescam.graph import Graph, Sighting, read
 from hirescam.layout import infer
+from hirescam.planning import CERTIFIED_IMAGES, Plan, Planner
 from hirescam.receptive_field import ReceptiveField, receptive_field
 from hirescam.rulebook import Rule, get
 from hirescam.selection import Layer
-from hirescam.targets import OutputSelector, Region, Target, is_class_target, is_indexed
+from hirescam.targets import OutputSelector, Target, is_indexed
 from hirescam.trace import Pass, Trace, forward
-
-_CERTIFIED_IMAGES = 2
-_MOST_PLANS = 16
-_MOST_RENEWALS = 3  # in a row; a head that changes at every call, as in training, is not worth caching
 
 LayerName = str | nn.Module | None
 """A layer by name, by module, or None for the automatic choice."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    request: Request
-    certificate: Certificate
-    closed_form: ClosedForm | None
-    compiled: Compiled | None = None
-
-    @property
-    def fresh(self) -> bool:
-        """Whether what is kept of the network is still true of it."""
-        known = (self.closed_form, self.compiled)
-        return all(one.fresh for one in known if one is not None)
 
 
 class Explainer:
@@ -78,14 +57,8 @@ class Explainer:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.model = unwrap(model)
-        self._tap = None if layer is None else taps.find(self.model, layer)
-        self._output = output
-        self._grid = None if grid is None else tuple(grid)
-        self._progress = progress
-        self._plans: dict[object, _Plan] = {}
-        self._renewed: Counter[object] = Counter()
-        self._compiling = False
-        self._lock = threading.Lock()
+        tap = None if layer is None else taps.find(self.model, layer)
+        self._planner = Planner(self.model, tap, output, None if grid is None else tuple(grid), progress)
 
     def compile(self) -> "Explainer":
         """Run the network through ``torch.compile`` from now on, where the closed form answers.
@@ -105,15 +78,14 @@ class Explainer:
             >>> import hirescam, torchvision
             >>> explainer = hirescam.Explainer(torchvision.models.resnet18().eval()).compile()
         """
-        with self._lock:
-            self._compiling = True
-            self._plans.clear()
+        self._planner.compile()
         return self
 
     def of(self, model: nn.Module, *, layer: LayerName = None) -> "Explainer":
         """Return an explainer of another network with the same output and grid; None is the same layer."""
-        layer = layer or (None if self._tap is None else self._tap.name)
-        return Explainer(model, layer=layer, output=self._output, grid=self._grid, progress=self._progress)
+        own = self._planner
+        layer = layer or (None if own.tap is None else own.tap.name)
+        return Explainer(model, layer=layer, output=own.output, grid=own.grid, progress=own.progress)
 
     def __call__(
         self,
@@ -138,12 +110,12 @@ class Explainer:
         """
         chosen = get(rule)
         call = self._begin(images)
-        plan, certified = self._plan_and_pass(call, target)
+        plan, certified = self._planner.plan_and_pass(call, target)
         if chosen.name == "hirescam" and is_indexed(target) and not differentiable:
             result = self._in_closed_form(call, plan, target, certified)
             if result is not None:
                 return result
-            plan = self._plan(call, target)
+            plan = self._planner.plan(call, target)
         hold = chosen.holds and plan.certificate.guarantee is Guarantee.CONDITIONAL
         request = replace(plan.request, target=target, hold=hold, differentiable=differentiable)
         finished = forward(self.model, call, request)
@@ -162,7 +134,7 @@ class Explainer:
             One explanation for each rule, with `Explanation.laws` filled in.
         """
         call = self._begin(images)
-        plan = self._plan(call, target)
+        plan = self._planner.plan(call, target)
         conditional = plan.certificate.guarantee is Guarantee.CONDITIONAL
         results = {}
         for chosen in map(get, rules):
@@ -180,53 +152,31 @@ class Explainer:
         On conditional heads the divisors of normalisers are held, as for the rule ``hirescam``.
         """
         call = self._begin(images)
-        plan = self._plan(call, target)
+        plan = self._planner.plan(call, target)
         hold = plan.certificate.guarantee is Guarantee.CONDITIONAL
         return forward(self.model, call, replace(plan.request, target=target, hold=hold)).trace()
 
     def certified_pass(self, images: Inputs) -> Pass:
         """Run the model once on the first images, for the predicted classes, and return the whole pass."""
-        call = self._begin(images).first(_CERTIFIED_IMAGES)
-        return forward(self.model, call, self._plan(call, None).request)
+        call = self._begin(images).first(CERTIFIED_IMAGES)
+        return forward(self.model, call, self._planner.plan(call, None).request)
 
     def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
         """Certify the layer (the chosen one, or the best) for images like these."""
-        return self._plan(self._begin(images), target).certificate
+        return self._planner.plan(self._begin(images), target).certificate
 
     def layers(self, images: Inputs, *, target: Target = None) -> list[Layer]:
         """Grade every tap by structure, in the order in which they run; one is marked as chosen."""
         call = self._begin(images)
-        graph = self._read(call, target)
-        found = selection.candidates(graph, call, self._grid)
-        return selection.listing(graph, found, selection.choose(found, self.model))
+        graph = self._planner.graph(call, target)
+        return selection.listing(graph, *self._planner.candidates(graph, call))
 
     def _begin(self, images: Inputs) -> Call:
         check_model(self.model)
         return as_call(images)
 
-    def _read(self, call: Call, target: Target) -> Graph:
-        def scores(output: object) -> tuple[Tensor, Tensor]:
-            logits = targets.logits_of(output, self._output, call.images.shape[0])
-            return logits, targets.bind(target, logits).score(logits)
-
-        return read(self.model, call, scores)
-
-    def _plan(self, call: Call, target: Target) -> _Plan:
-        return self._plan_and_pass(call, target)[0]
-
-    def _plan_and_pass(self, call: Call, target: Target) -> tuple[_Plan, Pass | None]:
-        """The plan and, where it had to be made, the pass over this call's first images that certified it."""
-        key, certified = _key(call, target), None
-        with self._lock:
-            if key not in self._plans:
-                self._plans[key], certified = self._make_plan(call, target, key)
-            plan = self._plans[key] = self._plans.pop(key)  # the last used comes last
-            while len(self._plans) > _MOST_PLANS:
-                self._plans.pop(next(iter(self._plans)))
-            return plan, certified
-
     def _in_closed_form(
-        self, call: Call, plan: _Plan, target: Target, certified: Pass | None
+        self, call: Call, plan: Plan, target: Target, certified: Pass | None
     ) -> Explanation | None:
         """Maps without a backward pass; None where the gradient path has to answer."""
         closed_form = plan.closed_form
@@ -235,14 +185,14 @@ class Explainer:
         try:
             maps = closed_form.maps(*self._look(call, plan, certified), target)
         except StaleHead:
-            self._renew(call, target)
+            self._planner.renew(call, target)
             return None
         if maps is None:
             return None
-        self._renewed.pop(_key(call, target), None)
+        self._planner.answered(call, target)
         return self._explanation(call, plan, get("hirescam"), maps)
 
-    def _look(self, call: Call, plan: _Plan, certified: Pass | None) -> tuple[Tensor, Tensor]:
+    def _look(self, call: Call, plan: Plan, certified: Pass | None) -> tuple[Tensor, Tensor]:
         """The layer's output and the logits: of the pass that was just made, or of a new one."""
         if certified is not None and len(certified.logits) == len(call.images):
             return certified.leaf.detach(), certified.logits.detach().clone()
@@ -252,52 +202,7 @@ class Explainer:
             return plan.compiled(call.images)
         return look(self.model, call, plan.request)
 
-    def _renew(self, call: Call, target: Target) -> None:
-        """Certify again before the next answer: the head is not what it was."""
-        key = _key(call, target)
-        with self._lock:
-            self._plans.pop(key, None)
-            self._renewed[key] += 1
-
-    def _make_plan(self, call: Call, target: Target, key: object) -> tuple[_Plan, Pass]:
-        if is_class_target(target) and not isinstance(target, Region):
-            target = None
-            call = call.first(_CERTIFIED_IMAGES)
-        graph = self._read(call, target)
-        sighting = self._sighting(graph, call)
-        tap = graph.name(sighting.tap)
-        request = Request(
-            tap, target, self._output, self._grid, anchor=sighting.anchor, progress=self._progress
-        )
-        certificate, finished = certificates.certify_tap(self.model, call, request, graph, sighting)
-        exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
-        steady = self._renewed[key] < _MOST_RENEWALS
-        closed_form = ClosedForm(finished, pooled=certificate.same_as_gradcam) if exact and steady else None
-        plan = _Plan(replace(request, target=None), certificate, closed_form)
-        if self._compiling and is_indexed(target):
-            plan = replace(plan, compiled=_compiled(finished, certificate) if steady else None)
-        return plan, finished
-
-    def _sighting(self, graph: Graph, call: Call) -> Sighting:
-        if self._tap is None:
-            found = selection.candidates(graph, call, self._grid)
-            return selection.choose(found, self.model).sighting
-        seen = graph.sighting(self._tap)
-        if not seen:
-            raise LayerError(
-                f"layer={self._tap.name!r} is not on the way from the image to the score (not called in "
-                "this forward pass, or its output is not a map that the score depends on): see "
-                "hirescam.layers(model, images)"
-            )
-        if len(seen) > 1:
-            names = ", ".join(repr(item.tap.name) for item in seen[:8])
-            raise LayerError(
-                f"layer={self._tap.name!r} is called {len(seen)} times in one forward pass: say which "
-                f"call, one of {names}"
-            )
-        return seen[0]
-
-    def _explanation(self, call: Call, plan: _Plan, chosen: Rule, maps: Maps) -> Explanation:
+    def _explanation(self, call: Call, plan: Plan, chosen: Rule, maps: Maps) -> Explanation:
         check_finite(maps.raw)
         image_size = tuple(call.images.shape[2:])
 
@@ -326,7 +231,7 @@ class Explainer:
         def cells(masks: Tensor) -> Tensor:
             marked = masks.to(images)[:, None].expand(-1, images.shape[1], *size)
             output = output_at(self.model, call, request, marked)
-            layout = infer(tuple(output.shape), size, grid=self._grid)
+            layout = infer(tuple(output.shape), size, grid=self._planner.grid)
             if layout is None:
                 raise ModelError("the layer has no grid of locations, so it has no receptive field")
             reached = layout.read(output).isnan().any(1)
@@ -334,16 +239,6 @@ class Explainer:
 
         grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
         return receptive_field(cells, size, grid, cell)
-
-
-def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
-    if certificate.guarantee is not Guarantee.EXACT:
-        raise ModelError(
-            f"compile() needs an exact head, and layer {certificate.layer!r} is {certificate.guarantee}: "
-            f"{certificate.reason} Explain it with an Explainer that is not compiled"
-        )
-    several, half = finished.call.key is not None, torch.is_autocast_enabled(finished.leaf.device.type)
-    return None if several or half else Compiled(finished)
 
 
 def _map(chosen: Rule, finished: Pass) -> Tensor:
@@ -354,14 +249,6 @@ def _map(chosen: Rule, finished: Pass) -> Tensor:
 def _maps(finished: Pass, raw: Tensor) -> Maps:
     score = finished.kept(finished.score).to(raw.dtype)
     return Maps(raw, score, finished.bound.index, finished.kept(finished.logits), finished.layout)
-
-
-def _key(call: Call, target: Target) -> tuple[object, ...]:
-    """What a certificate depends on: the kind of image, of score and of arithmetic."""
-    images = call.images
-    kind = "class" if is_class_target(target) else target
-    half = torch.is_autocast_enabled(images.device.type)
-    return (tuple(images.shape[1:]), images.dtype, images.device, half, kind)
 
 
 def check_finite(raw: Tensor) -> None:

@@ -154,7 +154,7 @@ def test_functions_as_targets_leave_nothing_in_the_explainer(model):
     for _ in range(2):
         cam(images(1), [lambda output: output[0] - output[1]])
     (kept,) = cam._explainers.values()
-    assert kept._plans == {}
+    assert kept._planner.plans == {}
 
 
 def test_conditional_heads_are_held_with_a_transform_too():
