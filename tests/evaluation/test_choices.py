@@ -58,7 +58,7 @@ def test_what_the_data_lack_is_left_out_of_kinds_and_an_error_by_name():
     lacking = {one.name for one in metrics.metrics().values() if not BARE.issuperset(one.needs)}
     assert {"pointing_game", "unused_mass"} <= lacking
     assert set(found.left_out) == lacking
-    assert found.left_out["pointing_game"].startswith("needs masks ((n, *size) bool")
+    assert found.left_out["pointing_game"] == "masks"
     with pytest.raises(MetricError, match=r"metric='pointing_game' needs masks .* leave it out"):
         choose_metrics(["faithfulness", "pointing_game"], BARE)
     with pytest.raises(MetricError, match=r"none can be measured on these data; .* needs (masks|boxes)"):

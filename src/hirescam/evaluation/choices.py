@@ -40,7 +40,7 @@ class ChosenMetric:
 
 @dataclass(frozen=True)
 class ChosenMetrics:
-    """Metrics in the order in which they are shown, and what each one that was left out lacks."""
+    """Metrics in the order in which they are shown, and what of `INPUTS` each one that was left out lacks."""
 
     metrics: tuple[ChosenMetric, ...]
     left_out: Mapping[str, str]
@@ -79,7 +79,7 @@ def choose_metrics(words: Iterable[str | Metric], given: Collection[str]) -> Cho
     for one in named.values():
         _check(one.metric, given)
     lacking = {label: _lacks(one.metric, given) for label, one in grouped.items() if label not in named}
-    left_out = {label: reason for label, reason in lacking.items() if reason}
+    left_out = {label: lack for label, lack in lacking.items() if lack}
     kept = {label: one for label, one in (grouped | named).items() if label not in left_out}
     if not kept:
         raise MetricError(_nothing(left_out))
@@ -148,18 +148,23 @@ def _label(name: str, options: Mapping[str, object]) -> str:
 
 
 def _check(metric: Metric, given: Collection[str]) -> None:
-    reason = _lacks(metric, given)
-    if reason:
-        raise MetricError(f"metric={metric.name!r} {reason}, which these data do not have: leave it out")
+    lack = _lacks(metric, given)
+    if lack:
+        raise MetricError(
+            f"metric={metric.name!r} needs {_told(lack)}, which these data do not have: leave it out"
+        )
 
 
 def _lacks(metric: Metric, given: Collection[str]) -> str:
-    missing = [need for need in metric.needs if need not in given]
-    return f"needs {missing[0]} ({INPUTS[missing[0]]})" if missing else ""
+    return next((need for need in metric.needs if need not in given), "")
+
+
+def _told(need: str) -> str:
+    return f"{need} ({INPUTS[need]})"
 
 
 def _nothing(left_out: Mapping[str, str]) -> str:
     if not left_out:
         return f"metrics: got none, expected names, kinds ({', '.join(Kind)}) or {EVERYTHING}"
-    label, reason = next(iter(left_out.items()))
-    return f"metrics: none can be measured on these data; {label} {reason}, which they do not have"
+    label, lack = next(iter(left_out.items()))
+    return f"metrics: none can be measured on these data; {label} needs {_told(lack)}, which they do not have"

@@ -14,7 +14,7 @@ from hirescam.evaluation.contenders import BASELINES, DIFFERENCE, Contender
 from hirescam.evaluation.runner import Job
 from hirescam.evaluation.store import Store
 from hirescam.evaluation.writing import Measured
-from hirescam.metrics import Kind
+from hirescam.metrics import INPUTS, Kind
 from hirescam.reports import SAME
 
 _REFERENCE = "hirescam"
@@ -35,9 +35,18 @@ def notes_of(measured: Measured, chosen: ChosenMetrics, certificate: Certificate
         *_same_maps(store, measured.contenders, list(jobs), certificate),
         *_correct(jobs, facts),
         *(_place(facts) if located else ()),
-        *(f"{label} is left out: it {reason}." for label, reason in chosen.left_out.items()),
+        *_left_out(chosen.left_out),
     ]
     return tuple(found)
+
+
+def _left_out(left_out: Mapping[str, str]) -> list[str]:
+    """Say what the data do not have, and which metrics that leaves out."""
+    lacking = dict.fromkeys(left_out.values())
+    names = {lack: [label for label, own in left_out.items() if own == lack] for lack in lacking}
+    return [
+        f"Without {lack} ({INPUTS[lack]}), not measured: {', '.join(own)}." for lack, own in names.items()
+    ]
 
 
 def _changed(store: Store) -> list[str]:
