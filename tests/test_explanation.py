@@ -89,7 +89,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 
 def test_a_loaded_result_has_no_model(tmp_path: Path) -> None:
     hirescam.explain(ready(FlattenNet()), images()).save(tmp_path / "x")
-    with pytest.raises(hirescam.ModelError, match=r"receptive_field\(\) needs the model"):
+    with pytest.raises(hirescam.ModelError, match=r"receptive_field\(\) needs the PyTorch network"):
         hirescam.load(tmp_path / "x").receptive_field()
 
 
