@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from hirescam.borrow import Call, parts, version_of
 from hirescam.certificate import tolerance_of
 from hirescam.cut import Request, look
 from hirescam.errors import ModelError
 from hirescam.trace import Pass
-
-_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True}
 
 
 class LayerAndLogits(nn.Module):
@@ -107,12 +106,15 @@ def trace_program(
 def _compile(finished: Pass) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     module = LayerAndLogits(finished.model, finished.request).eval()
     program, example = trace_program(module, finished.call.images)
+    frozen = finished.leaf.dtype is not torch.float64  # whose weights have no packed layout on CPUs
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), inductor.patch(freezing=frozen):
             warnings.simplefilter("ignore")
-            run: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(program.module(), options=_OPTIONS)
+            run: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(program.module())
             with torch.inference_mode():
-                run(example)
+                # One image is compiled apart from several; both while the setting is on.
+                for images in (example, example[:1]):
+                    run(images)
     except Exception as error:
         raise ModelError(
             f"torch.compile failed: {_reason(error)}. On a CPU it needs a C++ compiler; explain the network "
