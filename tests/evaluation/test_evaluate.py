@@ -34,6 +34,7 @@ from hirescam.evaluation import (
     framed,
     runner,
     voc_data,
+    writing,
 )
 from hirescam.evaluation.frames import OUTSIDE
 from hirescam.metrics import Case, Scene
@@ -131,6 +132,13 @@ def test_everything_is_written_and_agrees(voc, tmp_path):
     page = (out / "index.html").read_text("utf-8")
     assert not re.search(r"https?://", page)
     assert page.count("<svg") >= len(found.rows) - 1
+
+
+def test_without_pyarrow_there_is_no_parquet_file(voc, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "find_spec", lambda name: None)
+    evaluate(miniature.model(), voc_data(voc), metrics=["iou"], settings=FAST, out=tmp_path / "out")
+    assert not (tmp_path / "out/values.parquet").exists()
+    assert (tmp_path / "out/values.csv").exists()
 
 
 def test_a_picture_and_a_table_are_enough_without_a_folder(voc):
