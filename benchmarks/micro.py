@@ -18,8 +18,8 @@ from benchmarks.options import Options
 from benchmarks.results import Row, Table, run
 from benchmarks.timing import Work
 from benchmarks.variants import bare, same_classes
-from hirescam.certificate import measure
 from hirescam.closed_form import ClosedForm
+from hirescam.laws import measure
 
 
 def forward(name: str) -> Work:
@@ -31,7 +31,7 @@ def product(name: str, count: int) -> Work:
     """The maps of some classes from the Jacobian and the layer's output."""
     explainer, x = _explainer(name), images(name, 1)
     seen = explainer.certified_pass(x)
-    closed = ClosedForm(seen, pooled=explainer.certify(x).same_as_gradcam)
+    closed = ClosedForm(seen, seen.trace())
     leaf, logits, index = seen.leaf.detach(), seen.logits.detach(), same_classes(1, count)
     return lambda: closed.maps(leaf, logits, index)
 

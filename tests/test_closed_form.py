@@ -136,7 +136,9 @@ def test_classes_are_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
     learnt: list[list[int]] = []
     original = ClosedForm._learn
     monkeypatch.setattr(
-        ClosedForm, "_learn", lambda self, classes: learnt.append(classes) or original(self, classes)
+        ClosedForm,
+        "_learn",
+        lambda self, classes, rows: learnt.append(classes) or original(self, classes, rows),
     )
     explainer, x = Explainer(ready(FlattenNet())), images()
     for target in (3, 3, [1, 3], AllClasses(), TopK(2), None):
@@ -276,3 +278,40 @@ def test_autocast_has_a_cache_of_its_own() -> None:
     assert half.raw.dtype == torch.float32
     assert (half.raw - plain.raw).abs().max() < 0.05 * plain.raw.abs().max()
     torch.testing.assert_close(explainer(x, target=1).raw, plain.raw)
+
+
+@pytest.mark.parametrize("first", [2, None])
+def test_a_class_whose_weights_do_not_vary_over_space_says_nothing_of_the_others(
+    first: int | None, answers: list[bool]
+) -> None:
+    model, x = ready(FlattenNet()), images(3)
+    with torch.no_grad():
+        model.head.weight[2] = 0.25
+    explainer = Explainer(model)
+    explainer(x, target=first)
+    for target in (2, Classes(0, 2), AllClasses()):
+        expected = by_gradient(explainer, x, target).raw
+        torch.testing.assert_close(explainer(x, target=target).raw, expected)
+    assert all(answers)
+
+
+def test_classes_met_one_by_one_end_in_their_own_order(answers: list[bool]) -> None:
+    explainer, x = Explainer(ready(FlattenNet())), images(3)
+    expected = by_gradient(Explainer(explainer.model), x, AllClasses()).raw
+    answers.clear()
+    for label in (4, 1, 0, 3, 2):
+        torch.testing.assert_close(explainer(x, target=label).raw[:, 0], expected[:, label])
+    torch.testing.assert_close(explainer(x, target=AllClasses()).raw, expected)
+    torch.testing.assert_close(explainer(x, target=[3, 0, 4]).raw[:, 0], expected[range(3), [3, 0, 4]])
+    assert answers == [True] * 7
+
+
+def test_what_is_kept_never_passes_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 3 * 6 * 64 * 8
+    monkeypatch.setattr(ClosedForm.__init__, "__kwdefaults__", {"most_bytes": most})
+    explainer, x = Explainer(ready(FlattenNet())), images()
+    for label in range(CLASSES):
+        explainer(x, target=label)
+        (known,) = closed_forms(explainer)
+        assert known._rows is not None
+        assert known._rows.nbytes <= most

@@ -416,3 +416,48 @@ def test_large_finite_images_are_no_infinite_ones() -> None:
     huge[1, 0, 0, 0] = -torch.inf
     assert first_not_finite(huge) == 1
     assert first_not_finite(torch.tensor([[1.0], [torch.nan]])) == 1
+
+
+def runs(model: nn.Module, work: Callable[[], object]) -> int:
+    """How often the whole model ran."""
+    count: list[int] = []
+    handle = model.register_forward_pre_hook(lambda module, inputs: count.append(1))
+    work()
+    handle.remove()
+    return len(count)
+
+
+@pytest.mark.parametrize("net", [FlattenNet, PooledNet, NormNet, TwoLayerNet])
+@pytest.mark.parametrize("target", [None, 1, [2, 0], TopK(2), Contrast(0, 1)], ids=str)
+def test_the_first_call_is_answered_by_the_pass_that_certified(net: type, target: object) -> None:
+    model, x = ready(net()), images(2)
+    explainer = Explainer(model)
+    results: list[hirescam.Explanation] = []
+    assert runs(model, lambda: results.append(explainer(x, target=target))) == 3  # graph, pass, bypass
+    assert runs(model, lambda: results.append(explainer(x, target=target))) == 1
+    torch.testing.assert_close(results[0].raw, results[1].raw)
+    torch.testing.assert_close(results[0].score, results[1].score)
+    assert torch.equal(results[0].target, results[1].target)
+
+
+def test_a_comparison_runs_the_network_once() -> None:
+    model, x = ready(FlattenNet()), images(2)
+    explainer = Explainer(model)
+    explainer.certify(x)
+    assert runs(model, lambda: explainer.compare(x, rules=("hirescam", "gradcam", "layercam"))) == 1
+
+
+def test_the_first_call_reports_progress_like_the_others() -> None:
+    seen: list[tuple[int, int]] = []
+    explainer = Explainer(ready(FlattenNet()), progress=lambda done, total: seen.append((done, total)))
+    explainer(images(2), rule="ablationcam")
+    first = list(seen)
+    seen.clear()
+    explainer(images(2), rule="ablationcam")
+    assert first == seen != []
+
+
+@pytest.mark.parametrize("target", [[0, 1], [0, 1, 2, 3], torch.zeros(3, 1, 1, dtype=torch.int64)])
+def test_a_target_that_does_not_fit_is_refused_at_the_first_call(target: object) -> None:
+    with pytest.raises(TargetError, match=r"for 3 image\(s\)"):
+        Explainer(ready(FlattenNet()))(images(3), target=target)

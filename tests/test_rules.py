@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import hirescam
 import oracles
 from hirescam.borrow import as_call
-from hirescam.certificate import Laws, measure
 from hirescam.cut import Request
 from hirescam.errors import RuleError
+from hirescam.laws import Laws, measure
 from hirescam.rulebook import ablation
 from hirescam.rulebook.registry import GRADIENTS, HEADS, NETWORK, get, rule, rules
 from hirescam.taps import Tap

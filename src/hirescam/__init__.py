@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from hirescam.certificate import Certificate, Guarantee, Laws
+from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import (
     HirescamError,
     HirescamWarning,
@@ -19,6 +19,7 @@ from hirescam.errors import (
 )
 from hirescam.explainer import Explainer, certify, explain, layers
 from hirescam.explanation import Explanation, load
+from hirescam.laws import Laws
 from hirescam.onnx_file import Exported, export
 from hirescam.onnx_network import ExportedNetwork
 from hirescam.receptive_field import ReceptiveField

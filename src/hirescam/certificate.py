@@ -13,20 +13,15 @@ from torch import Tensor, nn
 from hirescam.borrow import Call
 from hirescam.cut import Request, run_from
 from hirescam.graph import Graph, Sighting
-from hirescam.head import chunks
+from hirescam.laws import SAMPLED_CELLS, Laws, measure, probe, tolerance_of
 from hirescam.ops import Kind, Op
+from hirescam.rulebook.gradient import constant_over_space
 from hirescam.rulebook.gradient import hirescam as hirescam_rule
-from hirescam.rulebook.gradient import over_space
-from hirescam.rulebook.registry import Map
 from hirescam.targets import logits_of
 from hirescam.trace import Pass, Trace, forward
 
-_MOST_CELLS = 64
 _TINY = 1e-30
-_ROUNDING = 64
-_BLOCK_BYTES = 128 * 2**20
 _SELECTION = frozenset({"gather", "select", "index", "reshape", "unsqueeze", "squeeze", "slice", "expand"})
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
 class Guarantee(StrEnum):
@@ -44,30 +39,6 @@ class Guarantee(StrEnum):
 
 
 @dataclass(frozen=True)
-class Laws:
-    """The two laws, measured on one map.
-
-    Attributes:
-        completeness_error: |score − score(A = 0) − Σ raw| / |score − score(A = 0)|, the largest of the batch.
-        location_error: |score − score(A without s) − raw[s]| / max |raw|, the largest over the cells.
-        cells: how many cells of each map were checked.
-        complete: whether completeness holds to the precision of the arithmetic.
-        local: whether the location law does.
-    """
-
-    completeness_error: float
-    location_error: float
-    cells: int
-    complete: bool
-    local: bool
-
-    @property
-    def hold(self) -> bool:
-        """Whether both laws hold to the precision of the arithmetic."""
-        return self.complete and self.local
-
-
-@dataclass(frozen=True)
 class Certificate:
     """What is guaranteed about ``hirescam`` at one layer of one model, with the reason.
 
@@ -78,7 +49,7 @@ class Certificate:
         breaks: the ops that break exactness, with the module that they belong to; ``()`` when exact.
         bypass: True if the score also depends on the image around the layer.
         completeness_error: |score − score(A = 0) − Σ raw| / |score − score(A = 0)|.
-        location_error: max over cells of |score − score(A without s) − raw[s]| / max |raw|.
+        location_error: max over some cells of |score − score(A without s) − raw[s]| / max |raw|.
         same_as_gradcam: True where averaging the gradient over space changes nothing.
         positions: how many locations can get credit at all.
         locations: how many locations there are.
@@ -141,6 +112,15 @@ _MEANING = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """A certificate, the pass that it was made on, and the trace of that pass."""
+
+    certificate: Certificate
+    finished: Pass
+    traced: Trace
+
+
 def grade(graph: Graph, sighting: Sighting) -> tuple[Guarantee, tuple[Op, ...]]:
     """Judge a tap by structure alone: the guarantee, and the ops that break exactness.
 
@@ -162,62 +142,6 @@ def breaking(head: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(op for op in head if op.kind is not Kind.AFFINE)
 
 
-def measure(trace: Trace, raw: Map, *, most_cells: int = _MOST_CELLS) -> Laws:
-    """Measure both laws on a raw map, by running the head on changed activations.
-
-    Args:
-        trace: the pass that the map was made from.
-        raw: ``(b, t, *space)``.
-        most_cells: check at most this many cells, spread evenly over the map.
-    """
-    locations = trace.activations[0, 0].numel()
-    count = min(locations, most_cells)
-    cells = torch.linspace(0, locations - 1, count, device=raw.device).round().long()
-    score = trace.score.to(raw.dtype)
-    empty = trace.rescore(torch.zeros_like(trace.activations).unsqueeze(0)).to(raw.dtype)
-    scores = torch.cat([empty, _without(trace, cells).to(raw.dtype)])
-    total = score - scores[0]
-    missing = (total - raw.flatten(2).sum(-1)).abs()
-    lost = (score - scores[1:]).movedim(0, -1)
-    wrong = (lost - raw.flatten(2)[:, :, cells]).abs().amax(-1)
-    largest = raw.flatten(2).abs().amax(-1)
-    tolerance = tolerance_of(trace.logits.dtype)
-    rounding = _ROUNDING * torch.finfo(trace.logits.dtype).eps * scores.abs().amax(0)
-    return Laws(
-        completeness_error=float((missing / total.abs().clamp_min(_TINY)).max()),
-        location_error=float((wrong / largest.clamp_min(_TINY)).max()),
-        cells=count,
-        complete=bool((missing <= tolerance * total.abs() + rounding).all()),
-        local=bool((wrong <= tolerance * largest + rounding).all()),
-    )
-
-
-def _without(trace: Trace, cells: Tensor) -> Tensor:
-    """Scores ``(n, b, t)`` with each of ``n`` cells set to zero, in blocks under a bound of memory."""
-    flat = trace.activations.flatten(2)
-    scores = []
-    for part in chunks(len(cells), _BLOCK_BYTES // max(1, flat.nbytes)):
-        block = cells[part]
-        changed = flat.unsqueeze(0).repeat(len(block), 1, 1, 1)
-        changed[torch.arange(len(block), device=cells.device), :, :, block] = 0
-        scores.append(trace.rescore(changed.reshape(-1, *trace.activations.shape)))
-    return torch.cat(scores)
-
-
-def affinity_error(trace: Trace) -> float:
-    """|f(αA₁ + (1−α)A₂) − αf(A₁) − (1−α)f(A₂)| relative to |f(A₁) − f(A₂)|, for random A."""
-    activations = trace.activations
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn((2, *activations.shape), generator=generator).to(activations)
-    scale = activations.std() if activations.numel() > 1 else activations.abs().mean()
-    a, b = activations + scale * noise[0], activations.flip(-1) - scale * noise[1]
-    alpha = 0.3
-    scores = trace.rescore(torch.stack([a, b, alpha * a + (1 - alpha) * b]))
-    gap = (scores[2] - alpha * scores[0] - (1 - alpha) * scores[1]).abs()
-    size = torch.maximum((scores[0] - scores[1]).abs(), scores.abs().amax(0))
-    return float((gap / size.clamp_min(_TINY)).max())
-
-
 def bypassed(model: nn.Module, call: Call, request: Request, traced: Trace) -> bool:
     """Run another image with this layer's activations: does the score change?"""
     images = call.images
@@ -231,15 +155,10 @@ def bypassed(model: nn.Module, call: Call, request: Request, traced: Trace) -> b
     return float((logits - traced.logits).abs().max() / largest) > tolerance_of(logits.dtype)
 
 
-def tolerance_of(dtype: torch.dtype) -> float:
-    """Relative error that rounding explains when a head is run in this precision."""
-    return _TOLERANCE.get(dtype, 1e-3)
-
-
 def certify_tap(
     model: nn.Module, call: Call, request: Request, graph: Graph, sighting: Sighting
-) -> tuple[Certificate, Pass]:
-    """Judge one tap by structure and probes; also return the pass that the probes were made on."""
+) -> Certified:
+    """Judge one tap by structure and probes."""
     guarantee, _ = grade(graph, sighting)
     head = graph.head(sighting)
     breaks = breaking(head)
@@ -248,15 +167,15 @@ def certify_tap(
     finished = forward(model, call, request)
     traced = finished.trace()
     raw = hirescam_rule(traced)
-    laws = measure(traced, raw)
+    affine = guarantee.rank <= Guarantee.CONDITIONAL.rank
+    laws, affinity = probe(traced, raw) if affine else (measure(traced, raw, most_cells=SAMPLED_CELLS), 0.0)
     structural = not graph.is_cut(sighting)
     bypass = structural or bypassed(model, call, request, traced)
-    doubt = "" if guarantee.rank > 1 else _doubt(graph, traced, laws, bypass and not structural)
+    doubt = _doubt(graph, traced, laws, affinity, bypass and not structural) if affine else ""
     if doubt:
         guarantee = Guarantee.NONE
-    gradients = traced.gradients
     names = tuple(str(op) for op in breaks)
-    connected = finished.connected()
+    connected = finished.connected(traced.gradients)
     positions, locations = int(connected.sum()), connected.numel()
     advice = _advice(guarantee, head, bypass, positions == 1 < locations, doubt)
     certificate = Certificate(
@@ -267,24 +186,23 @@ def certify_tap(
         bypass=bypass,
         completeness_error=laws.completeness_error,
         location_error=laws.location_error,
-        same_as_gradcam=_constant_over_space(gradients),
+        same_as_gradcam=constant_over_space(traced.gradients),
         positions=positions,
         locations=locations,
         reason=_reason(guarantee, breaks, bypass, doubt),
         advice=advice,
     )
-    return certificate, finished
+    return Certified(certificate, finished, traced)
 
 
-def _doubt(graph: Graph, traced: Trace, laws: Laws, hidden_bypass: bool) -> str:
+def _doubt(graph: Graph, traced: Trace, laws: Laws, affinity: float, hidden_bypass: bool) -> str:
     """Why the probes contradict a structure that looks exact, or ``""``."""
     tolerance = tolerance_of(traced.logits.dtype)
     if not _same(graph.logits, traced.logits, tolerance):
         return "the model gives different outputs for the same images (it draws random numbers?)"
     if hidden_bypass:
         return "the score changes with the image although this layer's output is held"
-    affinity = affinity_error(traced)
-    if affinity > tolerance:
+    if not affinity <= tolerance:
         return f"a probe finds the head not affine (error {affinity:.1e}) although its graph is"
     if not laws.hold:
         worst = max(laws.completeness_error, laws.location_error)
@@ -295,11 +213,6 @@ def _doubt(graph: Graph, traced: Trace, laws: Laws, hidden_bypass: bool) -> str:
 def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
     scale = first.abs().max().clamp_min(_TINY)
     return bool((first - second).abs().max() <= tolerance * scale)
-
-
-def _constant_over_space(gradients: Tensor) -> bool:
-    spread = (gradients - over_space(gradients)).abs().amax()
-    return bool(spread <= 1e-4 * gradients.abs().amax())
 
 
 def _reason(guarantee: Guarantee, breaks: tuple[Op, ...], bypass: bool, doubt: str) -> str:

@@ -5,7 +5,8 @@ For an exact head J[c, k, s] = ∂score_c/∂A[k, s] is a constant of the model,
     raw[b, c, s] = Σ_k J[c, k, s] · A[b, k, s]
 
 is a matrix product for each location (one for all of them where J does not vary over space). J is taken
-class by class, when a class is first asked for, from the head's graph of the pass that certified it.
+class by class, when a class is first asked for, from the head's graph of the pass that certified it; the
+classes that it was certified on are known from the start.
 
 Every result checks itself: Σ_s raw + offset must give the logit that the same forward pass produced.
 """
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from hirescam import targets
 from hirescam.borrow import version_of
-from hirescam.certificate import tolerance_of
 from hirescam.head import chunks
+from hirescam.laws import tolerance_of
 from hirescam.layout import Layout
+from hirescam.rulebook.gradient import constant_over_space
 from hirescam.targets import Target
-from hirescam.trace import Pass, widen
+from hirescam.trace import Pass, Trace, widen
 
 MOST_BYTES = 768 * 2**20
 _CLASSES_TOGETHER = 64
@@ -48,21 +50,22 @@ class ClosedForm:
 
     Args:
         finished: the pass that certified the head.
-        pooled: whether J is the same at every location.
+        traced: the trace of its scores, which are of one class for each image.
         most_bytes: keep no more of J than this; classes that do not fit are left to the gradient path.
     """
 
-    def __init__(self, finished: Pass, *, pooled: bool, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, finished: Pass, traced: Trace, *, most_bytes: int = MOST_BYTES) -> None:
         self._pass = finished
-        self._pooled = pooled
         self._classes = finished.logits.shape[1]
         self._offset = torch.zeros(0)
-        self._rows: Tensor | None = None  # (c, k) where pooled, else (s, c, k): classes in known order
+        self._rows: Tensor | None = None  # (c, k) where pooled, else (s, c, k): known ones first, in order
         self._known: dict[int, int] = {}
-        row = finished.activations[0].nbytes // (finished.layout.locations if pooled else 1)
-        self._most_rows = most_bytes // max(1, row)
+        self._pooled = True  # until a class is met whose J is not the same at every location
+        self._most_bytes = most_bytes
         self._watched = [(tensor, version_of(tensor)) for tensor in finished.head.constants()]
         self._lock = threading.Lock()
+        if self._most_rows:
+            self._learn([int(traced.index[0, 0])], traced.gradients[0, :1])
 
     @property
     def fresh(self) -> bool:
@@ -105,7 +108,7 @@ class ClosedForm:
     def _multiply(self, rows: Tensor, places: Tensor, activations: Tensor) -> Tensor:
         """From activations ``(b, k, s)`` to maps ``(b, t, s)``; ``places`` are rows ``(b, t)``."""
         shared = len(places) == 1 or bool((places == places[0]).all())
-        if self._pooled:
+        if rows.ndim == 2:
             chosen = _take(rows, places[0], 0) if shared else rows[places]
             return torch.matmul(chosen, activations)
         by_location = activations.permute(2, 1, 0)
@@ -118,34 +121,63 @@ class ClosedForm:
         wanted = torch.unique(index).tolist() if index.shape[1] < self._classes else range(self._classes)
         with self._lock:
             missing = [label for label in wanted if label not in self._known]
-            if len(self._known) + len(missing) > self._most_rows:
-                return None
             for part in chunks(len(missing), _CLASSES_TOGETHER):
-                self._learn(missing[part])
-            rows, offset = self._rows, self._offset
-            if rows is None:
+                if len(self._known) + len(missing) - part.start > self._most_rows:
+                    return None
+                self._learn(missing[part], self._pass.jacobian(missing[part]))
+            if missing and len(self._known) == self._classes:
+                self._sort()
+            if self._rows is None:
                 return None
-            if len(self._known) == self._classes and self._in_order:
+            rows, offset = self._rows.narrow(self._axis, 0, len(self._known)), self._offset
+            if len(self._known) == self._classes:
                 return rows, index, offset
             order = [self._known[label] for label in index.flatten().tolist()]
         return rows, torch.tensor(order, device=index.device).reshape(index.shape), offset
 
     @property
-    def _in_order(self) -> bool:
-        return all(label == place for label, place in self._known.items())
+    def _most_rows(self) -> int:
+        row = self._pass.activations[0].nbytes // (self._pass.layout.locations if self._pooled else 1)
+        return self._most_bytes // max(1, row)
 
-    def _learn(self, classes: list[int]) -> None:
-        """Take the Jacobian of some classes from the certified pass."""
-        jacobian = self._pass.jacobian(classes).flatten(2)  # (m, k, s)
+    def _learn(self, classes: list[int], jacobian: Tensor) -> None:
+        """Keep the Jacobian ``(m, k, *space)`` of some classes."""
+        if self._pooled and not constant_over_space(jacobian.unsqueeze(0)):
+            self._pooled = False
+            if self._rows is not None:
+                self._rows = self._rows.repeat(self._pass.layout.locations, 1, 1)
+        jacobian = jacobian.flatten(2)
         activations = self._pass.activations[:1].flatten(2)
         scores = widen(self._pass.logits.detach()[0, classes])
         offset = scores - (jacobian * activations).sum((1, 2))
-        fresh = jacobian.mean(2) if self._pooled else jacobian.permute(2, 0, 1).contiguous()
-        old, axis = self._rows, 0 if self._pooled else 1
-        self._rows = fresh if old is None else torch.cat([old, fresh], dim=axis)
+        self._keep(jacobian.mean(2) if self._pooled else jacobian.permute(2, 0, 1))
         self._offset = torch.cat([self._offset.to(offset), offset])
         for label in classes:
             self._known[label] = len(self._known)
+
+    def _keep(self, rows: Tensor) -> None:
+        """Add rows after the known ones; what there is room for doubles, so that few are moved often."""
+        old, known, more = self._rows, len(self._known), rows.shape[self._axis]
+        if old is None or known + more > old.shape[self._axis]:
+            shape = list(rows.shape)
+            shape[self._axis] = max(known + more, min(2 * known, self._classes, self._most_rows))
+            self._rows = rows.new_empty(shape)
+            if old is not None:
+                self._rows.narrow(self._axis, 0, known).copy_(old.narrow(self._axis, 0, known))
+        assert self._rows is not None
+        self._rows.narrow(self._axis, known, more).copy_(rows)
+
+    def _sort(self) -> None:
+        """Once all classes are known, keep them in their own order, so that none need be looked up."""
+        assert self._rows is not None
+        order = torch.tensor([self._known[label] for label in range(self._classes)], device=self._rows.device)
+        self._rows, self._offset = _take(self._rows, order, self._axis), self._offset[order]
+        self._known = {label: label for label in range(self._classes)}
+
+    @property
+    def _axis(self) -> int:
+        """The axis of the rows on which the classes are."""
+        return 0 if self._pooled else 1
 
 
 def _take(rows: Tensor, places: Tensor, axis: int) -> Tensor:

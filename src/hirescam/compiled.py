@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 
 from hirescam.borrow import Call, parts, version_of
-from hirescam.certificate import tolerance_of
 from hirescam.cut import Request, look
 from hirescam.errors import ModelError
+from hirescam.laws import tolerance_of
 from hirescam.trace import Pass
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hirescam import certificate as certificates
 from hirescam import selection, taps
 from hirescam.borrow import Call, Inputs, as_call, check_model, first_not_finite, unwrap
 from hirescam.certificate import Certificate, Guarantee
@@ -14,6 +13,7 @@ from hirescam.closed_form import Maps, StaleHead
 from hirescam.cut import Request, look, output_at
 from hirescam.errors import ModelError
 from hirescam.explanation import Explanation, Origin
+from hirescam.laws import measure
 from hirescam.layout import infer
 from hirescam.planning import CERTIFIED_IMAGES, Plan, Planner
 from hirescam.receptive_field import ReceptiveField, receptive_field
@@ -115,10 +115,11 @@ class Explainer:
             result = self._in_closed_form(call, plan, target, certified)
             if result is not None:
                 return result
-            plan = self._planner.plan(call, target)
+            current, again = self._planner.plan_and_pass(call, target)
+            plan, certified = current, certified if current is plan else again
         hold = chosen.holds and plan.certificate.guarantee is Guarantee.CONDITIONAL
         request = replace(plan.request, target=target, hold=hold, differentiable=differentiable)
-        finished = forward(self.model, call, request)
+        finished = self._pass(call, request, certified)
         return self._explanation(call, plan, chosen, _maps(finished, _map(chosen, finished)))
 
     def compare(
@@ -134,14 +135,14 @@ class Explainer:
             One explanation for each rule, with `Explanation.laws` filled in.
         """
         call = self._begin(images)
-        plan = self._planner.plan(call, target)
+        plan, finished = self._planner.plan_and_pass(call, target)
         conditional = plan.certificate.guarantee is Guarantee.CONDITIONAL
         results = {}
         for chosen in map(get, rules):
             request = replace(plan.request, target=target, hold=conditional and chosen.holds)
-            finished = forward(self.model, call, request)
+            finished = self._pass(call, request, finished)
             raw = _map(chosen, finished)
-            laws = certificates.measure(finished.trace(), raw)
+            laws = measure(finished.trace(), raw)
             result = self._explanation(call, plan, chosen, _maps(finished, raw))
             results[chosen.name] = replace(result, laws=laws)
         return results
@@ -152,9 +153,9 @@ class Explainer:
         On conditional heads the divisors of normalisers are held, as for the rule ``hirescam``.
         """
         call = self._begin(images)
-        plan = self._planner.plan(call, target)
+        plan, certified = self._planner.plan_and_pass(call, target)
         hold = plan.certificate.guarantee is Guarantee.CONDITIONAL
-        return forward(self.model, call, replace(plan.request, target=target, hold=hold)).trace()
+        return self._pass(call, replace(plan.request, target=target, hold=hold), certified).trace()
 
     def certified_pass(self, images: Inputs) -> Pass:
         """Run the model once on the first images, for the predicted classes, and return the whole pass."""
@@ -175,6 +176,12 @@ class Explainer:
         check_model(self.model)
         return as_call(images)
 
+    def _pass(self, call: Call, request: Request, made: Pass | None) -> Pass:
+        """The pass that was just made on these images, if it answers the request, or a new one."""
+        if made is not None and made.answers(request):
+            return made.about(request)
+        return forward(self.model, call, request)
+
     def _in_closed_form(
         self, call: Call, plan: Plan, target: Target, certified: Pass | None
     ) -> Explanation | None:
@@ -194,7 +201,7 @@ class Explainer:
 
     def _look(self, call: Call, plan: Plan, certified: Pass | None) -> tuple[Tensor, Tensor]:
         """The layer's output and the logits: of the pass that was just made, or of a new one."""
-        if certified is not None and len(certified.logits) == len(call.images):
+        if certified is not None:
             return certified.leaf.detach(), certified.logits.detach().clone()
         if not plan.fresh:
             raise StaleHead

@@ -101,8 +101,9 @@ class Head:
         return tensors_in([(step.args, step.kwargs) for step in self._steps])
 
     def finish(self, output: Tensor) -> None:
-        """Say which of the values is the result."""
+        """Say which of the values is the result; the others need not be kept any longer."""
         self._result = self._slots.get(id(output))
+        self._alive.clear()
 
     def run(self, leaf: Tensor) -> Tensor:
         """Run the calls on other activations of the layer's own shape."""

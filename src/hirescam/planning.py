@@ -22,7 +22,7 @@ from hirescam.errors import LayerError, ModelError
 from hirescam.graph import Graph, Sighting, read
 from hirescam.selection import Candidate
 from hirescam.taps import Tap
-from hirescam.targets import OutputSelector, Region, Target, is_class_target, is_indexed
+from hirescam.targets import OutputSelector, Region, Target, first_class, is_class_target, is_indexed
 from hirescam.trace import Pass
 
 CERTIFIED_IMAGES = 2
@@ -90,7 +90,7 @@ class Planner:
         return self.plan_and_pass(call, target)[0]
 
     def plan_and_pass(self, call: Call, target: Target) -> tuple[Plan, Pass | None]:
-        """The plan and, where it had to be made, the pass over this call's first images that certified it."""
+        """The plan and, where it had to be made on all of these images, the pass that certified it."""
         key, certified = _key(call, target), None
         with self._lock:
             if key not in self.plans:
@@ -98,7 +98,8 @@ class Planner:
             plan = self.plans[key] = self.plans.pop(key)  # the last used comes last
             while len(self.plans) > _MOST_PLANS:
                 self.plans.pop(next(iter(self.plans)))
-            return plan, certified
+            whole = certified is not None and len(certified.logits) == len(call.images)
+            return plan, certified if whole else None
 
     def renew(self, call: Call, target: Target) -> None:
         """Certify again before the next answer: the head is not what it was."""
@@ -127,16 +128,17 @@ class Planner:
 
     def _make_plan(self, call: Call, target: Target, key: object) -> tuple[Plan, Pass]:
         if is_class_target(target) and not isinstance(target, Region):
-            target = None
-            call = call.first(CERTIFIED_IMAGES)
+            batch, call = len(call.images), call.first(CERTIFIED_IMAGES)
+            target = first_class(target, batch, len(call.images))
         graph = self.graph(call, target)
         sighting = self._sighting(graph, call)
         tap = graph.name(sighting.tap)
         request = Request(tap, target, self.output, self.grid, anchor=sighting.anchor, progress=self.progress)
-        certificate, finished = certificates.certify_tap(self._model, call, request, graph, sighting)
+        certified = certificates.certify_tap(self._model, call, request, graph, sighting)
+        certificate, finished = certified.certificate, certified.finished
         exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
         steady = self._renewed[key] < _MOST_RENEWALS
-        closed_form = ClosedForm(finished, pooled=certificate.same_as_gradcam) if exact and steady else None
+        closed_form = ClosedForm(finished, certified.traced) if exact and steady else None
         plan = Plan(replace(request, target=None), certificate, closed_form)
         if self._compiling and is_indexed(target):
             plan = replace(plan, compiled=_compiled(finished, certificate) if steady else None)

@@ -177,6 +177,22 @@ def is_indexed(target: Target) -> bool:
     return not callable(target) and not isinstance(target, Contrast | Finer | Region)
 
 
+def first_class(target: Target, batch: int, count: int) -> Target:
+    """One class of each of the first ``count`` images, out of a target that names classes; else None.
+
+    The certificate of a network holds for every class; it is measured on one, which may as well be asked for.
+    """
+    if isinstance(target, Classes):
+        return target.classes[0] if target.classes else None
+    if isinstance(target, int):
+        return target
+    if not isinstance(target, Tensor | Sequence) or len(target) != batch:
+        return None
+    if isinstance(target, Tensor):
+        return target.reshape(batch, -1)[:count, :1] if target.ndim in (1, 2) else None
+    return target[:count] if all(isinstance(label, int) for label in target) else None
+
+
 def is_class_target(target: Target) -> bool:
     """Tell whether the score is affine in the logits, so that one certificate serves them all."""
     return not callable(target)

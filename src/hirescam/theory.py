@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from hirescam.borrow import Inputs
-from hirescam.certificate import Certificate, Guarantee, Laws, measure, tolerance_of
+from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import RuleError
 from hirescam.explainer import Explainer, LayerName
+from hirescam.laws import Laws, measure, tolerance_of
 from hirescam.rulebook.registry import Rule, get
 from hirescam.rulebook.registry import rules as all_rules
 from hirescam.targets import OutputSelector, Target

@@ -115,13 +115,35 @@ class Pass:
         """Off the tape, unless the maps are to be differentiated."""
         return tensor if self.request.differentiable else tensor.detach()
 
-    def connected(self) -> Tensor:
+    def connected(self, gradients: Tensor) -> Tensor:
         """Which locations the scores are connected to at all, whatever the weights: ``(*space)``, bool.
 
-        NaN sent backwards reaches every location that is not cut off; a weight of zero does not stop it.
+        Those that have a gradient are. Where some have none, NaN is sent backwards: it reaches every location
+        that is not cut off, and a weight of zero does not stop it.
+
+        Args:
+            gradients: ``(b, t, k, *space)``, of this pass.
         """
-        gradients = self._gradients(slice(0, 1), float("nan"))
-        return (gradients.isnan() | (gradients != 0)).flatten(0, 2).any(0)
+        found = (gradients != 0).flatten(0, 2).any(0)
+        if bool(found.all()):
+            return found
+        return found | self._gradients(slice(0, 1), float("nan")).isnan().flatten(0, 2).any(0)
+
+    def answers(self, request: Request) -> bool:
+        """Whether a request differs from this pass's at most in its target: no other pass is needed."""
+        mine = self.request
+        same = (mine.tap, mine.hold, mine.differentiable) == (
+            request.tap,
+            request.hold,
+            request.differentiable,
+        )
+        return same and not request.differentiable
+
+    def about(self, request: Request) -> "Pass":
+        """The same forward pass, asked for the scores of another request that it `answers`."""
+        with session(grad=True):
+            bound = targets.bind(request.target, self.logits)
+            return replace(self, request=request, bound=bound, score=bound.score(self.logits))
 
     def chunks(self, most_bytes: int = _GRADIENT_BYTES) -> Iterator[slice]:
         """Cut the scores so that the gradients of one part stay under a memory bound."""

@@ -3,10 +3,10 @@
 from typing import Any
 
 from hirescam import pages, reports
-from hirescam.certificate import Laws
 from hirescam.demo.experiments import Digits, Photos, Pitch
 from hirescam.errors import ModelError
 from hirescam.explanation import Explanation
+from hirescam.laws import Laws
 
 HEADER = ("network", "head", "verdict", "completeness error", "location error", "what the maps show")
 

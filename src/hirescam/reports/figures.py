@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from hirescam import pages
-from hirescam.certificate import Certificate, Guarantee, Laws
+from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import HirescamError
 from hirescam.explanation import Explanation
+from hirescam.laws import Laws
 from hirescam.models import Described
 from hirescam.reports.wishes import Wish
 

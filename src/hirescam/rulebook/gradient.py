@@ -12,7 +12,7 @@ from hirescam.errors import RuleError
 from hirescam.rulebook.registry import GRADIENTS, HEAD, NETWORK, Map, rule
 from hirescam.trace import Trace
 
-_CONSTANT = 1e-3
+_CONSTANT = 1e-4
 
 
 def combine(weights: Tensor, activations: Tensor) -> Map:
@@ -24,6 +24,12 @@ def combine(weights: Tensor, activations: Tensor) -> Map:
 def over_space(weights: Tensor) -> Tensor:
     """Mean of ``(b, t, k, *s)`` over the locations, kept as axes of size one."""
     return weights.mean(dim=tuple(range(3, weights.ndim)), keepdim=True)
+
+
+def constant_over_space(weights: Tensor) -> bool:
+    """Whether ``(b, t, k, *s)`` is the same at every location, but for rounding."""
+    spread = (weights - over_space(weights)).abs().amax()
+    return bool(spread <= _CONSTANT * weights.abs().amax())
 
 
 def total(tensor: Tensor) -> Tensor:
@@ -73,15 +79,12 @@ def cam(trace: Trace) -> Map:
     Raises:
         RuleError: the gradient varies over space, so the head is not pooled and linear.
     """
-    mean = over_space(trace.gradients)
-    spread = (trace.gradients - mean).abs().amax()
-    if bool(spread > _CONSTANT * trace.gradients.abs().amax()):
+    if not constant_over_space(trace.gradients):
         raise RuleError(
             "rule='cam' is defined only where the head is global average pooling and one linear layer, "
             "and this head treats locations differently: use rule='hirescam'"
         )
-    locations = trace.activations[0, 0].numel()
-    return combine(mean * locations, trace.activations)
+    return combine(total(trace.gradients), trace.activations)
 
 
 @rule(needs=GRADIENTS, cite="chattopadhay2018")
