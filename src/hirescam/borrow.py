@@ -34,8 +34,9 @@ def check_model(model: nn.Module) -> None:
             "model is a TorchScript module, whose inner calls cannot be observed: "
             "pass the original Python network"
         )
-    for module in parts(model):
-        if module.training and (module is model or _minds_training(module)):
+    training = [module for module in parts(model) if module.training]
+    for module in training:
+        if module is model or _minds_training(module):
             name = next(name for name, other in model.named_modules() if other is module)
             where = f"its part {name!r}" if name else "the model"
             raise ModelError(
@@ -44,14 +45,13 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def parts(model: nn.Module) -> Iterator[nn.Module]:
+def parts(model: nn.Module) -> list[nn.Module]:
     """The model and all its parts, some perhaps twice; several times faster than ``model.modules()``."""
-    stack: list[nn.Module | None] = [model]
-    while stack:
-        module = stack.pop()
-        if module is not None:
-            yield module
-            stack.extend(module._modules.values())
+    found = [model]
+    for module in found:  # which grows meanwhile
+        if module._modules:
+            found += [part for part in module._modules.values() if part is not None]
+    return found
 
 
 def version_of(tensor: Tensor) -> int:
@@ -90,15 +90,11 @@ def session(*, grad: bool) -> Iterator[None]:
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Let compiled parts of the model run as plain Python, so that observers see into them."""
-    if any(_is_compiled(module) for module in parts(model)):
+    if any(part._compiled_call_impl or "_orig_mod" in part._modules for part in parts(model)):
         with torch.compiler.set_stance("force_eager"):
             yield
     else:
         yield
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 @dataclass(frozen=True)
