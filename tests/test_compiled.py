@@ -10,6 +10,7 @@ from torch import nn
 
 import hirescam
 from hirescam import AllClasses, Explainer, ModelError, TopK
+from hirescam.borrow import as_call
 from hirescam.compiled import Compiled
 from toys import FlattenNet, FunctionalNet, PooledNet, TwoLayerNet, images, ready
 
@@ -174,3 +175,30 @@ def test_a_real_network() -> None:
         got, expected = explainer(batch), Explainer(model)(batch)
         assert got.layer == "layer4"
         assert (got.raw - expected.raw).abs().max() <= 1e-4 * expected.raw.abs().max()
+
+
+class Kept(FlattenNet):
+    """A network with a buffer that is NaN, an empty one, one of integers, and weights in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("unknown", torch.full((3,), float("nan")))
+        self.register_buffer("nothing", torch.zeros(0))
+        self.register_buffer("count", torch.tensor(3))
+        self.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_value_changed_behind_the_counters_is_noticed(place: int, runs: list) -> None:
+    model, x = ready(Kept(), torch.float32), images(2, dtype=torch.float32)
+    explainer = compiled(model)
+    explainer(x)
+    assert explainer._planner.plan(as_call(x), None).fresh
+    model.head.weight.data[place, place] += 1
+    assert not explainer._planner.plan(as_call(x), None).fresh
+    torch.testing.assert_close(explainer(x, target=place % 5).raw, Explainer(model)(x, target=place % 5).raw)
+
+
+def test_the_compiler_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    compiled(ready(PooledNet(), torch.float32))(images(2, dtype=torch.float32))
+    assert "AUTOTUNE" not in "".join(capfd.readouterr())

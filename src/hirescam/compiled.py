@@ -6,14 +6,15 @@ the network is still the one that was compiled; a stale one must not be used.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from hirescam.borrow import Call, parts, version_of
+from hirescam.borrow import Call, parts
 from hirescam.cut import Request, look
 from hirescam.errors import ModelError
 from hirescam.laws import tolerance_of
@@ -44,8 +45,7 @@ class Compiled:
     """
 
     def __init__(self, finished: Pass) -> None:
-        self._model = finished.model
-        self._identity, self._probes = _identity(finished.model), _Probes(finished.model)
+        self._state = _State(finished.model)
         self._run = _compile(finished)
         leaf, logits = self(finished.call.images)
         for name, got, expected in (
@@ -64,9 +64,9 @@ class Compiled:
         """Whether the network is as it was when it was compiled.
 
         Seen are other modules, other parameters and buffers, changes of them in place, and changes through
-        ``.data`` that reach the first, middle or last value of one.
+        ``.data`` that reach the first or the last value of one.
         """
-        return self._identity == _identity(self._model) and self._probes.same
+        return self._state.same
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network; the results are the caller's to keep."""
@@ -108,9 +108,10 @@ def _compile(finished: Pass) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     program, example = trace_program(module, finished.call.images)
     frozen = finished.leaf.dtype is not torch.float64  # whose weights have no packed layout on CPUs
     try:
-        with warnings.catch_warnings(), inductor.patch(freezing=frozen):
+        with warnings.catch_warnings(), inductor.patch({"freezing": frozen} | _tuning()):
             warnings.simplefilter("ignore")
-            run: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(program.module())
+            run: Callable[[Tensor], tuple[Tensor, Tensor]]
+            run = torch.compile(program.module(), options=_guards())
             with torch.inference_mode():
                 # One image is compiled apart from several; both while the setting is on.
                 for images in (example, example[:1]):
@@ -123,42 +124,79 @@ def _compile(finished: Pass) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return run
 
 
+def _tuning() -> dict[str, Any]:
+    """Let the compiler time its own matrix products against the library's; say nothing about it.
+
+    For a single image a large fully connected layer is bound by reading its weights, which the library's
+    packed product does at half the speed.
+    """
+    wanted = {
+        "max_autotune_gemm": True,
+        "max_autotune_gemm_backends": "ATEN,CPP",
+        "autotune_num_choices_displayed": 0,
+        "max_autotune_report_choices_stats": False,
+    }
+    return {name: value for name, value in wanted.items() if hasattr(inductor, name)}
+
+
+def _guards() -> dict[str, Any]:
+    """Check at each call what can change: the images and torch's global settings, not the traced program."""
+
+    def kept(entries: Sequence[Any]) -> list[bool]:
+        return [entry.name in ("", "images") or entry.guard_type == "SHAPE_ENV" for entry in entries]
+
+    # The option came together with this function, in torch 2.8.
+    known = hasattr(torch.compiler, "skip_guard_on_inbuilt_nn_modules_unsafe")
+    return {"guard_filter_fn": kept} if known else {}
+
+
 def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Every parameter and floating-point buffer, some perhaps twice."""
-    for module in parts(model):
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and tensor.is_floating_point():
-                yield tensor
-
-
-def _identity(model: nn.Module) -> list[tuple[int, ...]]:
-    """Which modules and tensors there are, where their values lie, and how often they were written to."""
-    modules = [(id(module),) for module in parts(model)]
-    return modules + [(id(tensor), tensor.data_ptr(), version_of(tensor)) for tensor in _tensors(model)]
-
-
-class _Probes:
-    """Views of the first, the middle and the last value of every tensor, and what they were."""
+class _State:
+    """What a network consists of, where its values lie, how often they were written to, and some of them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._views: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for tensor in _tensors(model):
-            plain = tensor.detach()
-            places = {tuple(int(share * (size - 1)) for size in plain.shape) for share in (0, 0.5, 1)}
-            found = self._views.setdefault((plain.device, plain.dtype), [])
-            found += [plain[place] for place in places] if plain.numel() else []
-        self._before = self._read()
+        self._model = model
+        self._modules = parts(model)
+        self._tensors = _tensors(self._modules)
+        self._dense = [tensor for tensor in self._tensors if tensor.layout is torch.strided]
+        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._probes: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for tensor in self._dense:
+            if tensor.numel() and not tensor.is_quantized:
+                self._probes.setdefault((tensor.device, tensor.dtype), []).append(_ends(tensor))
+        self._written, self._values = self._read()
 
     @property
     def same(self) -> bool:
-        """Whether the values are what they were."""
-        return all(map(torch.equal, self._before, self._read()))
+        """Whether the network is as it was."""
+        modules = parts(self._model)
+        if not _identical(modules, self._modules) or not _identical(_tensors(modules), self._tensors):
+            return False
+        written, values = self._read()
+        return written == self._written and all(map(torch.equal, values, self._values))
 
-    def _read(self) -> list[Tensor]:
-        return [torch.stack(views) for views in self._views.values() if views]
+    def _read(self) -> tuple[list[int], list[Tensor]]:
+        written = [tensor.data_ptr() for tensor in self._dense]
+        written += [tensor._version for tensor in self._counted]
+        return written, [torch.cat(views).view(torch.uint8) for views in self._probes.values()]
+
+
+def _tensors(modules: list[nn.Module]) -> list[Tensor]:
+    """Every parameter and buffer, some perhaps twice."""
+    held = [(*module._parameters.values(), *module._buffers.values()) for module in modules]
+    return [tensor for some in held for tensor in some if tensor is not None]
+
+
+def _identical(first: Sequence[object], second: Sequence[object]) -> bool:
+    return len(first) == len(second) and all(map(is_, first, second))
+
+
+def _ends(tensor: Tensor) -> Tensor:
+    """A view of a tensor's first and last value, whatever its strides."""
+    last = sum(stride * (size - 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.detach().as_strided((2,), (last,), tensor.storage_offset())
