@@ -24,6 +24,8 @@ TOP = 5
 BATCHES = {"resnet50": (1, 16), "efficientnet_b0": (1,), "flatten": (1,), "lite0": (1,), "toy": (1, 3)}
 NAMES = ("resnet50", "efficientnet_b0", "flatten", "lite0")
 SECONDS = 6
+PAUSE = 0.2
+"""ONNX Runtime's threads go on spinning for about a tenth of a second, and slow what comes next."""
 
 Answer = tuple[Tensor, Tensor, Tensor]
 """Logits ``(b, c)``, classes ``(b, t)``, maps ``(b, t, *space)``."""
@@ -59,8 +61,11 @@ def _rows(
     x, expected = images(name, batch), hirescam.Explainer(model, layer=NETWORKS[name].layer)
     errors = {label: check(f"{name}, {label}", one.run(x), x, expected) for label, one in engines.items()}
     # One engine at a time next to the forward pass, so that the threads of the others sleep.
+    forward = bare(model, x)
     found = {
-        label: paired({BARE: bare(model, x), label: partial(engine.run, x)}, seconds=SECONDS, rounds=rounds)
+        label: paired(
+            {BARE: forward, label: partial(engine.run, x)}, seconds=SECONDS, rounds=rounds, pause=PAUSE
+        )
         for label, engine in engines.items()
     }
     return [

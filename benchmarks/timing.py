@@ -60,6 +60,7 @@ def paired(
     rounds: int | None = None,
     seldom: Set[str] = frozenset(),
     once: Mapping[str, float] | None = None,
+    pause: float = _PAUSE,
 ) -> Rounds:
     """Run all variants in every round, in shuffled order.
 
@@ -72,6 +73,7 @@ def paired(
         rounds: how many rounds.
         seldom: variants that need not run more often than in every second round.
         once: seconds of those that are warm already; the others run once before.
+        pause: seconds of rest before each, until the worker threads of the one before are asleep.
     """
     names, once = list(variants), dict(once or {})
     once |= {name: timed(variants[name]) for name in names if name not in once}
@@ -86,7 +88,7 @@ def paired(
             gc.collect()  # nobody has to clear away what another variant left
             shuffle(order)
             for name in order:
-                found[name].append(None if number % every[name] else timed(variants[name]))
+                found[name].append(None if number % every[name] else timed(variants[name], pause))
     return Rounds(found, names[0])
 
 
@@ -101,9 +103,9 @@ def _little_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def timed(work: Work) -> float:
-    """Seconds of one call."""
-    time.sleep(_PAUSE)
+def timed(work: Work, pause: float = _PAUSE) -> float:
+    """Seconds of one call, after a rest."""
+    time.sleep(pause)
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
