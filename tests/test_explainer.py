@@ -51,6 +51,8 @@ def test_offset_is_what_no_location_accounts_for() -> None:
 TARGETS = [
     (None, lambda z: z.argmax(1, keepdim=True)),
     (3, lambda z: torch.full((2, 1), 3)),
+    (torch.tensor(3), lambda z: torch.full((2, 1), 3)),
+    ([[1, 4], [0, 0]], lambda z: torch.tensor([[1, 4], [0, 0]])),
     ([1, 4], lambda z: torch.tensor([[1], [4]])),
     (torch.tensor([1, 4]), lambda z: torch.tensor([[1], [4]])),
     (torch.tensor([[1, 4], [0, 0]]), lambda z: torch.tensor([[1, 4], [0, 0]])),

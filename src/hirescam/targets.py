@@ -184,7 +184,7 @@ def first_class(target: Target, batch: int, count: int) -> Target:
     """
     if isinstance(target, Classes):
         return target.classes[0] if target.classes else None
-    if isinstance(target, int):
+    if isinstance(target, int) or (isinstance(target, Tensor) and target.ndim == 0):
         return target
     if not isinstance(target, Tensor | Sequence) or len(target) != batch:
         return None
