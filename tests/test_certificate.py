@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hirescam
+from hirescam import certificate as certificate_module
+from hirescam.trace import Pass
 from toys import (
     SIDE,
     After,
@@ -293,3 +295,25 @@ def test_repeated_modules_are_told_apart() -> None:
     listed = [layer.name for layer in hirescam.layers(ready(Shared()), images())]
     assert {"again#1", "again#2", "relu#1", "relu#2", "relu#3"} <= set(listed)
     assert certify(Shared()).layer == "relu#3"
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs"), [(PooledNet, 8), (FlattenNet, 8), (NormNet, 8), (TwoLayerNet, 17)]
+)
+def test_a_head_is_probed_in_one_run_on_few_inputs(
+    net: type, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/certificate.md and docs/speed.md give these numbers."""
+    seen: list[int] = []
+    original = Pass._rescore
+    monkeypatch.setattr(Pass, "_rescore", lambda self, many: seen.append(len(many)) or original(self, many))
+    certify(net())
+    assert seen == [inputs]
+
+
+def test_a_head_whose_affinity_cannot_be_measured_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = certificate_module.probe
+    monkeypatch.setattr(certificate_module, "probe", lambda *args: (probe(*args)[0], float("nan")))
+    certificate = certify(FlattenNet())
+    assert certificate.guarantee == "none"
+    assert "not affine" in certificate.reason

@@ -132,12 +132,8 @@ class Pass:
     def answers(self, request: Request) -> bool:
         """Whether a request differs from this pass's at most in its target: no other pass is needed."""
         mine = self.request
-        same = (mine.tap, mine.hold, mine.differentiable) == (
-            request.tap,
-            request.hold,
-            request.differentiable,
-        )
-        return same and not request.differentiable
+        kept = mine.differentiable or request.differentiable  # a graph for the caller is made for it alone
+        return not kept and (mine.tap, mine.hold) == (request.tap, request.hold)
 
     def about(self, request: Request) -> "Pass":
         """The same forward pass, asked for the scores of another request that it `answers`."""
