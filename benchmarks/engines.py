@@ -24,7 +24,7 @@ TOP = 5
 BATCHES = {"resnet50": (1, 16), "efficientnet_b0": (1,), "flatten": (1,), "lite0": (1,), "toy": (1, 3)}
 NAMES = ("resnet50", "efficientnet_b0", "flatten", "lite0")
 SECONDS = 6
-PAUSE = 0.2
+SETTLE = 0.2
 """ONNX Runtime's threads go on spinning for about a tenth of a second, and slow what comes next."""
 
 Answer = tuple[Tensor, Tensor, Tensor]
@@ -64,7 +64,7 @@ def _rows(
     forward = bare(model, x)
     found = {
         label: paired(
-            {BARE: forward, label: partial(engine.run, x)}, seconds=SECONDS, rounds=rounds, pause=PAUSE
+            {BARE: forward, label: partial(engine.run, x)}, seconds=SECONDS, rounds=rounds, settle=SETTLE
         )
         for label, engine in engines.items()
     }

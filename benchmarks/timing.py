@@ -60,7 +60,7 @@ def paired(
     rounds: int | None = None,
     seldom: Set[str] = frozenset(),
     once: Mapping[str, float] | None = None,
-    pause: float = _PAUSE,
+    settle: float = 0,
 ) -> Rounds:
     """Run all variants in every round, in shuffled order.
 
@@ -73,7 +73,7 @@ def paired(
         rounds: how many rounds.
         seldom: variants that need not run more often than in every second round.
         once: seconds of those that are warm already; the others run once before.
-        pause: seconds of rest before each, until the worker threads of the one before are asleep.
+        settle: seconds until the worker threads of the one before are asleep; see `timed`.
     """
     names, once = list(variants), dict(once or {})
     once |= {name: timed(variants[name]) for name in names if name not in once}
@@ -88,7 +88,7 @@ def paired(
             gc.collect()  # nobody has to clear away what another variant left
             shuffle(order)
             for name in order:
-                found[name].append(None if number % every[name] else timed(variants[name], pause))
+                found[name].append(None if number % every[name] else timed(variants[name], settle))
     return Rounds(found, names[0])
 
 
@@ -103,9 +103,15 @@ def _little_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def timed(work: Work, pause: float = _PAUSE) -> float:
-    """Seconds of one call, after a rest."""
-    time.sleep(pause)
+def timed(work: Work, settle: float = 0) -> float:
+    """Seconds of one call.
+
+    After a long rest the first call is slow whatever it does: with ``settle`` the second one counts.
+    """
+    if settle:
+        time.sleep(settle)
+        work()
+    time.sleep(_PAUSE)
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
