@@ -19,7 +19,7 @@ from benchmarks.results import Row, Table, run
 from benchmarks.timing import Work
 from benchmarks.variants import bare, same_classes
 from hirescam.closed_form import ClosedForm
-from hirescam.laws import measure
+from hirescam.proof.laws import measure
 
 
 def forward(name: str) -> Work:

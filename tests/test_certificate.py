@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hirescam
-from hirescam import certificate as certificate_module
-from hirescam.trace import Pass
+from hirescam.passes.trace import Pass
+from hirescam.proof import certificate as certificate_module
 from toys import (
     SIDE,
     After,
@@ -239,7 +239,7 @@ def test_a_lying_custom_op_named_like_a_known_one_is_other() -> None:
 
 def test_the_probe_overrules_a_graph_that_looks_affine(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the tables were wrong about an op, the weaker verdict would stand."""
-    from hirescam import ops
+    from hirescam.proof import ops
 
     monkeypatch.setattr(ops, "_LINEAR", ops._LINEAR | {"Silu"})
     certificate = certify(After(F.silu), "conv")

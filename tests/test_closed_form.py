@@ -224,7 +224,7 @@ def test_a_changed_backbone_needs_no_new_certificate(answers: list[bool]) -> Non
 
 
 def test_training_does_not_certify_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hirescam import certificate
+    from hirescam.proof import certificate
 
     count: list[int] = []
     original = certificate.certify_tap

@@ -10,8 +10,8 @@ from torch import nn
 
 import hirescam
 from hirescam import AllClasses, Explainer, ModelError, TopK
-from hirescam.borrow import as_call
 from hirescam.compiled import Compiled
+from hirescam.passes.borrow import as_call
 from toys import FlattenNet, FunctionalNet, PooledNet, TwoLayerNet, images, ready
 
 pytestmark = [

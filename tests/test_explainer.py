@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import hirescam
 from hirescam import AllClasses, Classes, Contrast, Explainer, Region, TargetError, TopK
-from hirescam.borrow import as_call, first_not_finite
 from hirescam.fullgrad import fullgrad
+from hirescam.passes.borrow import as_call, first_not_finite
 from hirescam.steps import average_over_flips
 from toys import (
     CLASSES,
@@ -393,7 +393,7 @@ def test_overflow_in_half_precision_is_told_so() -> None:
 
 
 def test_many_classes_come_in_chunks_that_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hirescam import trace
+    from hirescam.passes import trace
 
     model, x = ready(FlattenNet()), images()
     whole = hirescam.explain(model, x, target=AllClasses()).raw

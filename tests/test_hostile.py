@@ -289,10 +289,10 @@ def test_other_ops_in_place_after_the_layer(op: Callable[[Tensor], Tensor]) -> N
 @pytest.mark.parametrize("op", [*IN_PLACE.values(), masked, on_a_view], ids=range(9))
 def test_rescoring_after_an_op_in_place_is_right(op: Callable[[Tensor], Tensor]) -> None:
     """The head is replayed from a list of calls; in-place ones must start afresh every time."""
-    from hirescam.borrow import as_call
-    from hirescam.cut import Request
-    from hirescam.taps import Tap
-    from hirescam.trace import trace
+    from hirescam.passes.borrow import as_call
+    from hirescam.passes.cut import Request
+    from hirescam.passes.taps import Tap
+    from hirescam.passes.trace import trace
 
     model = build(op).double()
     x = pictures().double()

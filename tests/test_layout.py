@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hirescam.errors import LayerError
-from hirescam.layout import Layout, infer
+from hirescam.passes.layout import Layout, infer
 
 CASES = [
     ((2, 64, 100), (400,), Layout(1, (100,), (100,)), "a signal"),

@@ -113,7 +113,11 @@ def test_other_files_are_refused(flat, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a graph")
     with pytest.raises(hirescam.InputError, match=r"is not a file that hirescam\.export wrote"):
         ExportedNetwork(tmp_path / "text.onnx")
-    for key, value in (("hirescam.format", None), ("hirescam.certificate", "{}"), ("hirescam.top", "many")):
+    for key, value in (
+        ("hirescam.format", None),
+        ("hirescam.certificate", "{}"),
+        ("hirescam.top", "many"),
+    ):
         with pytest.raises(hirescam.InputError, match="metadata"):
             ExportedNetwork(changed(flat[1], tmp_path / "changed.onnx", key, value))
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 import hirescam
 import oracles
-from hirescam.borrow import as_call
-from hirescam.cut import Request
 from hirescam.errors import RuleError
-from hirescam.laws import Laws, measure
+from hirescam.passes.borrow import as_call
+from hirescam.passes.cut import Request
+from hirescam.passes.taps import Tap
+from hirescam.passes.trace import Trace, trace
+from hirescam.proof.laws import Laws, measure
 from hirescam.rulebook import ablation
 from hirescam.rulebook.registry import GRADIENTS, HEADS, NETWORK, get, rule, rules
-from hirescam.taps import Tap
-from hirescam.trace import Trace, trace
 from toys import CLASSES, CONV, FlattenNet, PooledNet, images, ready
 
 RULES = sorted(rules())

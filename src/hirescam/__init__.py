@@ -2,7 +2,6 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import (
     HirescamError,
     HirescamWarning,
@@ -19,13 +18,14 @@ from hirescam.errors import (
 )
 from hirescam.explainer import Explainer, certify, explain, layers
 from hirescam.explanation import Explanation, load
-from hirescam.laws import Laws
 from hirescam.onnx_file import Exported, export
 from hirescam.onnx_network import ExportedNetwork
+from hirescam.passes.targets import AllClasses, Classes, Contrast, Finer, Region, TopK
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.laws import Laws
+from hirescam.proof.selection import Layer
 from hirescam.receptive_field import ReceptiveField
 from hirescam.rulebook.registry import Rule, rules
-from hirescam.selection import Layer
-from hirescam.targets import AllClasses, Classes, Contrast, Finer, Region, TopK
 from hirescam.theory import Relations, relations
 from hirescam.views import View
 

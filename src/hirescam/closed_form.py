@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hirescam import targets
-from hirescam.borrow import version_of
-from hirescam.head import chunks
-from hirescam.laws import tolerance_of
-from hirescam.layout import Layout
+from hirescam.passes import targets
+from hirescam.passes.borrow import version_of
+from hirescam.passes.head import chunks
+from hirescam.passes.layout import Layout
+from hirescam.passes.targets import Target
+from hirescam.passes.trace import Pass, Trace, widen
+from hirescam.proof.laws import tolerance_of
 from hirescam.rulebook.gradient import constant_over_space
-from hirescam.targets import Target
-from hirescam.trace import Pass, Trace, widen
 
 MOST_BYTES = 768 * 2**20
 _CLASSES_TOGETHER = 64

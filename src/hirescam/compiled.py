@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from hirescam.borrow import Call, parts
-from hirescam.cut import Request, look
 from hirescam.errors import ModelError
-from hirescam.laws import tolerance_of
-from hirescam.trace import Pass
+from hirescam.passes.borrow import Call, parts
+from hirescam.passes.cut import Request, look
+from hirescam.passes.trace import Pass
+from hirescam.proof.laws import tolerance_of
 
 
 class LayerAndLogits(nn.Module):

@@ -6,21 +6,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hirescam import selection, taps
-from hirescam.borrow import Call, Inputs, as_call, check_model, first_not_finite, unwrap
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.closed_form import Maps, StaleHead
-from hirescam.cut import Request, look, output_at
 from hirescam.errors import ModelError
 from hirescam.explanation import Explanation, Origin
-from hirescam.laws import measure
-from hirescam.layout import infer
+from hirescam.passes import taps
+from hirescam.passes.borrow import Call, Inputs, as_call, check_model, first_not_finite, unwrap
+from hirescam.passes.cut import Request, look, output_at
+from hirescam.passes.layout import infer
+from hirescam.passes.targets import OutputSelector, Target, is_indexed
+from hirescam.passes.trace import Pass, Trace, forward
 from hirescam.planning import CERTIFIED_IMAGES, Plan, Planner
+from hirescam.proof import selection
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.laws import measure
+from hirescam.proof.selection import Layer
 from hirescam.receptive_field import ReceptiveField, receptive_field
 from hirescam.rulebook import Rule, get
-from hirescam.selection import Layer
-from hirescam.targets import OutputSelector, Target, is_indexed
-from hirescam.trace import Pass, Trace, forward
 
 LayerName = str | nn.Module | None
 """A layer by name, by module, or None for the automatic choice."""

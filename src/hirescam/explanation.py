@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hirescam import overlays, views
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import InputError, ModelError
-from hirescam.laws import Laws
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.laws import Laws
 from hirescam.receptive_field import ReceptiveField
 from hirescam.views import Resample, Scale, Sign, View
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hirescam import taps, targets
-from hirescam.borrow import Inputs, as_call, check_model, eager, session, unwrap
 from hirescam.errors import ModelError
-from hirescam.targets import OutputSelector, Target
+from hirescam.passes import taps, targets
+from hirescam.passes.borrow import Inputs, as_call, check_model, eager, session, unwrap
+from hirescam.passes.targets import OutputSelector, Target
 from hirescam.views import resize
 
 

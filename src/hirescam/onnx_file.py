@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import Call
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.compiled import trace_program
-from hirescam.cut import Request, look
 from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.explainer import Explainer, LayerName
-from hirescam.layout import Layout
-from hirescam.targets import OutputSelector, TopK
-from hirescam.trace import widen
+from hirescam.passes.borrow import Call
+from hirescam.passes.cut import Request, look
+from hirescam.passes.layout import Layout
+from hirescam.passes.targets import OutputSelector, TopK
+from hirescam.passes.trace import widen
+from hirescam.proof.certificate import Certificate, Guarantee
 
 FORMAT = "hirescam-onnx-1"
 INPUT = "images"

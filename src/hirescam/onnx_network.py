@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hirescam.borrow import as_call
-from hirescam.certificate import Certificate
 from hirescam.errors import InputError, ModelError, TargetError
 from hirescam.explanation import Explanation, certificate_from
 from hirescam.onnx_file import FORMAT, INPUT, OUTPUTS, import_runtime
-from hirescam.targets import Target, TopK, bind, is_indexed
+from hirescam.passes.borrow import as_call
+from hirescam.passes.targets import Target, TopK, bind, is_indexed
+from hirescam.proof.certificate import Certificate
 
 _TOLERANCE = 1e-3
 _DIGEST_BYTES = 2**20

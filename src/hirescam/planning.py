@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hirescam import certificate as certificates
-from hirescam import selection, targets
-from hirescam.borrow import Call
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.closed_form import ClosedForm
 from hirescam.compiled import Compiled
-from hirescam.cut import Request
 from hirescam.errors import LayerError, ModelError
-from hirescam.graph import Graph, Sighting, read
-from hirescam.selection import Candidate
-from hirescam.taps import Tap
-from hirescam.targets import OutputSelector, Region, Target, first_class, is_class_target, is_indexed
-from hirescam.trace import Pass
+from hirescam.passes import targets
+from hirescam.passes.borrow import Call
+from hirescam.passes.cut import Request
+from hirescam.passes.taps import Tap
+from hirescam.passes.targets import OutputSelector, Region, Target, first_class, is_class_target, is_indexed
+from hirescam.passes.trace import Pass
+from hirescam.proof import certificate as certificates
+from hirescam.proof import selection
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.graph import Graph, Sighting, read
+from hirescam.proof.selection import Candidate
 
 CERTIFIED_IMAGES = 2
 """So many of the first images are certified on."""

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirescam.certificate import Guarantee
 from hirescam.errors import InputError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation
+from hirescam.passes.targets import Target
+from hirescam.proof.certificate import Guarantee
 from hirescam.rulebook.registry import Rule
-from hirescam.targets import Target
 from hirescam.views import resize
 
 Fusion = Literal["mean", "max", "product", "refine"]

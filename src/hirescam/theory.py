@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import Inputs
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import RuleError
 from hirescam.explainer import Explainer, LayerName
-from hirescam.laws import Laws, measure, tolerance_of
+from hirescam.passes.borrow import Inputs
+from hirescam.passes.targets import OutputSelector, Target
+from hirescam.passes.trace import Trace
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.laws import Laws, measure, tolerance_of
 from hirescam.rulebook.registry import Rule, get
 from hirescam.rulebook.registry import rules as all_rules
-from hirescam.targets import OutputSelector, Target
-from hirescam.trace import Trace
 
 _IG_STEPS = 16
 

@@ -70,7 +70,7 @@ def test_eigen_smooth_is_the_component_of_the_terms_that_the_rule_sums(model):
 
 
 def test_the_model_is_certified_once_for_all_classes(model, monkeypatch):
-    from hirescam import certificate
+    from hirescam.proof import certificate
 
     calls = []
     certify = certificate.certify_tap

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 import hirescam
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.gradient import gradcam
 from hirescam.rulebook.gradient import hirescam as hirescam_rule
 from hirescam.rulebook.registry import get, rules
-from hirescam.trace import Trace
 
 EXACT = 1e-10
 
@@ -85,7 +85,7 @@ def test_an_affine_head_obeys_both_laws(
 
 def fake_trace(gradients: Tensor, activations: Tensor) -> Trace:
     """The trace of a linear head after a curved layer: images go through asinh."""
-    from hirescam.layout import Layout
+    from hirescam.passes.layout import Layout
 
     space = tuple(activations.shape[2:])
 

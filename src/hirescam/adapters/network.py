@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hirescam.errors import InputError, ModelError
-from hirescam.head import batched
-from hirescam.targets import OutputSelector, Scorer, logits_of
+from hirescam.passes.head import batched
+from hirescam.passes.targets import OutputSelector, Scorer, logits_of
 
 
 class Scores(nn.Module):

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hirescam import pages, reports
-from hirescam.certificate import Certificate
 from hirescam.models import Model
+from hirescam.proof.certificate import Certificate
 
 TONES = {"exact": "green", "conditional": "green", "local": "yellow", "none": "red"}
 _PIPE_WIDTH = 160

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hirescam import io, reports
-from hirescam.certificate import Certificate
 from hirescam.models import Model
+from hirescam.proof.certificate import Certificate
 
 _SEED = 0
 

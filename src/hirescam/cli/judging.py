@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hirescam import models
-from hirescam.certificate import Guarantee
 from hirescam.cli.console import TONES, new_table, open_console, print_json, print_verdict, write
 from hirescam.cli.inputs import about_run, one_input
 from hirescam.cli.options import AsJson, LayerName, Sample, Size, Spec, Weights
 from hirescam.cli.status import NOT_FAITHFUL, OK
 from hirescam.explainer import Explainer
-from hirescam.selection import Layer
+from hirescam.proof.certificate import Guarantee
+from hirescam.proof.selection import Layer
 
 _MOST_LAYERS = 25
 _MOST_BREAKS = 1

@@ -6,7 +6,7 @@ from hirescam import pages, reports
 from hirescam.demo.experiments import Digits, Photos, Pitch
 from hirescam.errors import ModelError
 from hirescam.explanation import Explanation
-from hirescam.laws import Laws
+from hirescam.proof.laws import Laws
 
 HEADER = ("network", "head", "verdict", "completeness error", "location error", "what the maps show")
 

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from hirescam import io, reports
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.demo.experiments import PITCH, Digits, Photos, Pitch
 from hirescam.demo.figures import measured_laws, share_text
 from hirescam.explanation import Explanation
-from hirescam.laws import Laws
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.laws import Laws
 
 _SHOWN_DIGITS = 4
 _DIGIT_SIDE = 8

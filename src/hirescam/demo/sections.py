@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from hirescam import pages, reports
-from hirescam.certificate import Certificate
 from hirescam.demo.experiments import MOSAIC, PITCH, Digits, Photos, Pitch
 from hirescam.demo.figures import share_text
 from hirescam.demo.panels import different_digits, digit_picture
 from hirescam.explanation import Explanation
 from hirescam.pages import Bars, Item, Section, Wave
+from hirescam.proof.certificate import Certificate
 
 
 def _verdict(certificate: Certificate) -> tuple[str, str]:

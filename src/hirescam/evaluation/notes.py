@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from hirescam import pages
-from hirescam.certificate import Certificate
 from hirescam.evaluation.choices import ChosenMetrics
 from hirescam.evaluation.contenders import BASELINES, DIFFERENCE, Contender
 from hirescam.evaluation.runner import Job
 from hirescam.evaluation.store import Store
 from hirescam.evaluation.writing import Measured
 from hirescam.metrics import INPUTS, Kind
+from hirescam.proof.certificate import Certificate
 from hirescam.reports import SAME
 
 _REFERENCE = "hirescam"

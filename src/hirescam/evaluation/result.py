@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hirescam.certificate import Certificate
 from hirescam.errors import InputError
 from hirescam.evaluation.summary import PLAUSIBILITY, Row
 from hirescam.evaluation.tables import text_of
 from hirescam.metrics import Kind
 from hirescam.pages import Failure
+from hirescam.proof.certificate import Certificate
 from hirescam.reports import plain, verdict_data
 
 if TYPE_CHECKING:

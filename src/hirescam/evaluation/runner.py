@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hirescam.borrow import eager
 from hirescam.errors import HirescamError, MetricError, RuleError
 from hirescam.evaluation.choices import ChosenMetric
 from hirescam.evaluation.contenders import Contender, Measure
@@ -20,7 +19,8 @@ from hirescam.evaluation.store import Entry, Store
 from hirescam.explainer import Explainer
 from hirescam.metrics import Scene
 from hirescam.models import Model
-from hirescam.targets import logits_of
+from hirescam.passes.borrow import eager
+from hirescam.passes.targets import logits_of
 
 Facts = dict[str, Any]
 """What is known about a sample, as plain data."""

@@ -11,15 +11,15 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import eager
 from hirescam.errors import MetricError
 from hirescam.explainer import Explainer, check_finite
 from hirescam.explanation import Explanation
 from hirescam.metrics.registry import INPUTS, Metric, get
+from hirescam.passes.borrow import eager
+from hirescam.passes.targets import OutputSelector, logits_of
+from hirescam.passes.trace import Trace
 from hirescam.rulebook import Rule
 from hirescam.rulebook import get as get_rule
-from hirescam.targets import OutputSelector, logits_of
-from hirescam.trace import Trace
 
 _IMAGES_TOGETHER = 16
 _BLOCK_BYTES = 128 * 2**20

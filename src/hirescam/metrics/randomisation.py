@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import session
 from hirescam.errors import InputError, MetricError
+from hirescam.passes.borrow import session
 
 Mode = Literal["cascading", "independent"]
 """``"cascading"``: layers lose what they learnt one after another and do not get it back.

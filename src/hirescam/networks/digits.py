@@ -14,9 +14,9 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import session
 from hirescam.errors import InputError, ModelError
 from hirescam.networks import training
+from hirescam.passes.borrow import session
 
 SIDE = 8
 CLASSES = 10

@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import session
 from hirescam.networks.weights import blank
+from hirescam.passes.borrow import session
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Loss = Callable[[Tensor, Tensor], Tensor]

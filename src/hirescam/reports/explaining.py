@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from hirescam import io, pages
-from hirescam.certificate import Certificate
 from hirescam.errors import HirescamError, InputError, ModelError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation, hash_weights
 from hirescam.models import Described, ExportedModel, Model
+from hirescam.proof.certificate import Certificate
 from hirescam.reports.drawing import encoded, grey, picture_of
 from hirescam.reports.figures import map_of, only, plain, run_of, verdict_data
 from hirescam.reports.files import check_writable, printable, unique_names

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from hirescam import pages
-from hirescam.certificate import Certificate, Guarantee
 from hirescam.errors import HirescamError
 from hirescam.explanation import Explanation
-from hirescam.laws import Laws
 from hirescam.models import Described
+from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.laws import Laws
 from hirescam.reports.wishes import Wish
 
 SAME = 1e-3

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from hirescam.errors import InputError, TargetError
 from hirescam.models import Described
-from hirescam.targets import Classes, Target, TopK
+from hirescam.passes.targets import Classes, Target, TopK
 from hirescam.views import Resample, Sign
 
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirescam.head import chunks
+from hirescam.passes.head import chunks
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.gradient import combine, ratio
 from hirescam.rulebook.registry import HEAD, Map, rule
-from hirescam.trace import Trace
 
 MOST_BYTES = 128 * 2**20
 """How much of altered activations, or images, to hold at once."""

@@ -2,10 +2,10 @@
 
 import torch
 
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.gradient import combine
 from hirescam.rulebook.principal import for_every_target
 from hirescam.rulebook.registry import ACTIVATIONS, Map, rule
-from hirescam.trace import Trace
 
 
 @rule(needs=ACTIVATIONS, cite="fuad2020")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hirescam.errors import RuleError
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.registry import GRADIENTS, HEAD, NETWORK, Map, rule
-from hirescam.trace import Trace
 
 _CONSTANT = 1e-4
 

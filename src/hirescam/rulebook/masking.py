@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hirescam.head import chunks
+from hirescam.passes.head import chunks
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.ablation import MOST_BYTES
 from hirescam.rulebook.gradient import combine, over_space, ratio
 from hirescam.rulebook.registry import NETWORK, Map, rule
-from hirescam.trace import Trace
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

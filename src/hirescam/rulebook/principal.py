@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hirescam.errors import RuleError
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.registry import ACTIVATIONS, GRADIENTS, Map, rule
-from hirescam.trace import Trace
 
 _KERNELS = ("sigmoid", "rbf")
 _TIE = 1 + 1e-5  # where both ends are equally far from zero, rounding must not choose

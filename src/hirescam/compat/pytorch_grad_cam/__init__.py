@@ -52,7 +52,7 @@ __all__ = [
 
 _LEFT_OUT = {
     "AblationLayerFasterRCNN": "detection models are not supported here",
-    "ActivationsAndGradients": "hirescam leaves no hooks on a model; see hirescam.trace",
+    "ActivationsAndGradients": "hirescam leaves no hooks on a model; see hirescam.passes.trace",
     "DeepFeatureFactorization": "it explains no score",
     "FullGrad": "it has no layer; use hirescam.fullgrad.fullgrad(model, images)",
     "GuidedBackpropReLUModel": "use hirescam.adapters.explain_input(model, images, 'guided_backprop')",

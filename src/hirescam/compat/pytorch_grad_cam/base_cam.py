@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import as_call, check_model, unwrap
 from hirescam.compat.pytorch_grad_cam import maps
 from hirescam.compat.pytorch_grad_cam.utils.image import Array, scale_cam_image
 from hirescam.compat.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from hirescam.cut import Request, look
 from hirescam.errors import InputError, TargetError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation
-from hirescam.layout import infer
+from hirescam.passes.borrow import as_call, check_model, unwrap
+from hirescam.passes.cut import Request, look
+from hirescam.passes.layout import infer
+from hirescam.passes.taps import find
+from hirescam.passes.targets import Target, is_class_target
 from hirescam.rulebook import Rule, get
-from hirescam.taps import find
-from hirescam.targets import Target, is_class_target
 
 ImageTarget = Callable[[Tensor], object]
 """From one image's part of the model's output to its score."""

@@ -6,12 +6,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import check_model, session
 from hirescam.compat.pytorch_grad_cam.base_cam import BaseCAM, ImageTarget
 from hirescam.compat.pytorch_grad_cam.maps import Reshape
 from hirescam.compat.pytorch_grad_cam.methods import GradCAM
 from hirescam.compat.pytorch_grad_cam.utils.image import Array
 from hirescam.compat.pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
+from hirescam.passes.borrow import check_model, session
 
 _COMPARED = (1, 2, 3)
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hirescam.errors import InputError
-from hirescam.layout import Layout
+from hirescam.passes.layout import Layout
+from hirescam.passes.trace import Trace, widen
 from hirescam.rulebook import get
-from hirescam.trace import Trace, widen
 
 Reshape = Callable[[Tensor], Tensor]
 """From a layer's own output to ``(b, k, *space)``, by choosing and ordering its values."""

@@ -1,7 +1,7 @@
 """What is guaranteed about HiResCAM at one layer of one model: structure, bypass and probes.
 
-The structure is read from the graph of a real forward pass (`hirescam.graph`); the probes run the head on
-other activations. Where they disagree, the weaker verdict stands and the certificate says why.
+The structure is read from the graph of a real forward pass (`hirescam.proof.graph`); the probes run the
+head on other activations. Where they disagree, the weaker verdict stands and the certificate says why.
 """
 
 from dataclasses import dataclass, replace
@@ -10,15 +10,15 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from hirescam.borrow import Call
-from hirescam.cut import Request, run_from
-from hirescam.graph import Graph, Sighting
-from hirescam.laws import SAMPLED_CELLS, Laws, measure, probe, tolerance_of
-from hirescam.ops import Kind, Op
+from hirescam.passes.borrow import Call
+from hirescam.passes.cut import Request, run_from
+from hirescam.passes.targets import logits_of
+from hirescam.passes.trace import Pass, Trace, forward
+from hirescam.proof.graph import Graph, Sighting
+from hirescam.proof.laws import SAMPLED_CELLS, Laws, measure, probe, tolerance_of
+from hirescam.proof.ops import Kind, Op
 from hirescam.rulebook.gradient import constant_over_space
 from hirescam.rulebook.gradient import hirescam as hirescam_rule
-from hirescam.targets import logits_of
-from hirescam.trace import Pass, Trace, forward
 
 _TINY = 1e-30
 _SELECTION = frozenset({"gather", "select", "index", "reshape", "unsqueeze", "squeeze", "slice", "expand"})

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hirescam.borrow import Call
-from hirescam.certificate import Guarantee, grade
 from hirescam.errors import LayerError
-from hirescam.graph import Graph, Sighting
-from hirescam.layout import Layout, infer
-from hirescam.ops import Op
-from hirescam.taps import Tap
+from hirescam.passes.borrow import Call
+from hirescam.passes.layout import Layout, infer
+from hirescam.passes.taps import Tap
+from hirescam.proof.certificate import Guarantee, grade
+from hirescam.proof.graph import Graph, Sighting
+from hirescam.proof.ops import Op
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One forward pass -> a frozen Trace: activations, gradients, scores, and a way to re-score.
 
 The backbone runs without a graph. At the tap its output becomes a leaf, and from there on every call is
-on the autograd tape and in the list of calls (`hirescam.head.Head`), so that a gradient needs the head
+on the autograd tape and in the list of calls (`hirescam.passes.head.Head`), so that a gradient needs the head
 alone and so does scoring other activations.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hirescam import targets
-from hirescam.borrow import Call, eager, session
-from hirescam.cut import Cut, Request, run_from
 from hirescam.errors import LayerError
-from hirescam.head import Head, batched, chunks
-from hirescam.layout import Layout, infer
-from hirescam.taps import Tap
+from hirescam.passes import targets
+from hirescam.passes.borrow import Call, eager, session
+from hirescam.passes.cut import Cut, Request, run_from
+from hirescam.passes.head import Head, batched, chunks
+from hirescam.passes.layout import Layout, infer
+from hirescam.passes.taps import Tap
 
 _RESCORE_BYTES = 64 * 2**20
 _GRADIENT_BYTES = 512 * 2**20

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hirescam.borrow import first_not_finite
 from hirescam.errors import OutputError, TargetError
+from hirescam.passes.borrow import first_not_finite
 
 OutputSelector = str | int | Callable[[Any], Tensor] | None
 """How to find the logits in what the model returns: a key, an index, a function, or by itself."""

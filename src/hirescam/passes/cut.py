@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hirescam import taps
-from hirescam.borrow import Call, eager, session
 from hirescam.errors import LayerError
-from hirescam.head import Head, tensors_in, without_inference
-from hirescam.normalisers import HELD
-from hirescam.taps import Anchor, Tap
-from hirescam.targets import OutputSelector, Target, logits_of
+from hirescam.passes import taps
+from hirescam.passes.borrow import Call, eager, session
+from hirescam.passes.head import Head, tensors_in, without_inference
+from hirescam.passes.held import HELD
+from hirescam.passes.taps import Anchor, Tap
+from hirescam.passes.targets import OutputSelector, Target, logits_of
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hirescam import taps
-from hirescam.borrow import Call, eager, session
 from hirescam.errors import ModelError
-from hirescam.head import READS, mutates, tensors_in, without_inference
-from hirescam.normalisers import HELD
-from hirescam.ops import Kind, Op, kind_of, readable
-from hirescam.taps import Anchor, Tap
+from hirescam.passes import taps
+from hirescam.passes.borrow import Call, eager, session
+from hirescam.passes.head import READS, mutates, tensors_in, without_inference
+from hirescam.passes.held import HELD
+from hirescam.passes.taps import Anchor, Tap
+from hirescam.proof.ops import Kind, Op, kind_of, readable
 
 _SHAPE_ONLY = frozenset(
     """new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like

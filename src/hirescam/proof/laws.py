@@ -11,8 +11,8 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from hirescam.passes.trace import Trace
 from hirescam.rulebook.registry import Map
-from hirescam.trace import Trace
 
 SAMPLED_CELLS = 16
 """So many cells are removed where a head is measured on the way, and not because somebody asked for it."""
