@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from hirescam.errors import InputError, ModelError
 
@@ -34,6 +36,12 @@ def check_model(model: nn.Module) -> None:
             "model is a TorchScript module, whose inner calls cannot be observed: "
             "pass the original Python network"
         )
+    for module in parts(model):
+        if any(is_lazy(tensor) for tensor in module._parameters.values() if tensor is not None):
+            raise ModelError(
+                f"model has a {type(module).__name__} whose weights are not there yet: run it once on an "
+                "image, then explain it"
+            )
     training = [module for module in parts(model) if module.training]
     for module in training:
         if module is model or _minds_training(module):
@@ -82,9 +90,27 @@ def _minds_training(module: nn.Module) -> bool:
 
 @contextmanager
 def session(*, grad: bool) -> Iterator[None]:
-    """Set the grad mode for one call, outside inference mode, and restore it."""
+    """Set the grad mode for one call, outside inference mode, and restore it.
+
+    Casts that autocast keeps from earlier passes are dropped: nobody saw them being made.
+    """
+    torch.clear_autocast_cache()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Give torch's random number generators back as they are."""
+    kept = torch.get_rng_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    others = [torch.cuda.get_rng_state(device) for device in devices]
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept)
+        for device, state in zip(devices, others, strict=True):
+            torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager
@@ -126,9 +152,35 @@ class Call:
         items[self.key] = images  # type: ignore[index]
         return replace(self, inputs=tuple(items))
 
+    def others(self) -> list[Tensor]:
+        """The tensors beside the images."""
+        if self.key is None:
+            return []
+        items = self.inputs.items() if isinstance(self.inputs, dict) else enumerate(self.inputs)
+        return [
+            leaf
+            for key, item in items
+            if key != self.key
+            for leaf in pytree.tree_leaves(item)
+            if isinstance(leaf, Tensor)
+        ]
+
+    def select(self, numbers: list[int]) -> "Call":
+        """Return the call for some images alone, where the images are all there is."""
+        return self if self.key is not None else self.replace(self.images[numbers])
+
     def first(self, count: int) -> "Call":
         """Return the call for the first images alone, where the images are all there is."""
-        return self if self.key is not None else self.replace(self.images[:count])
+        whole = self.key is not None or len(self.images) <= count
+        return self if whole else self.replace(self.images[:count])
+
+    def in_double(self) -> "Call":
+        """Return the call with every float tensor in float64."""
+        inputs = pytree.tree_map(
+            lambda item: item.double() if isinstance(item, Tensor) and item.is_floating_point() else item,
+            self.inputs,
+        )
+        return replace(self, inputs=inputs)
 
     def run(self, model: nn.Module) -> Any:
         """Call the model; an error inside it is reported with the shapes that went in."""
@@ -152,7 +204,7 @@ class Call:
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def as_call(images: Inputs) -> Call:
+def as_call(images: Inputs | list[Any]) -> Call:
     """Check the images and copy what must not be touched.
 
     Args:
@@ -161,6 +213,7 @@ def as_call(images: Inputs) -> Call:
     Raises:
         InputError: no batch, no float image, an integer image, or values that are not finite.
     """
+    images = tuple(images) if isinstance(images, list) else images
     key = _image_key(images)
     image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index]
     _check_image(image)

@@ -1,5 +1,6 @@
 """Cut one forward pass in two at a layer: no graph before it, tape and list of calls after it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,227 +8,251 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from hirescam.errors import LayerError
 from hirescam.passes import taps
 from hirescam.passes.borrow import Call, eager, session
-from hirescam.passes.head import Head, tensors_in, without_inference
-from hirescam.passes.held import HELD
-from hirescam.passes.taps import Anchor, Tap
+from hirescam.passes.head import Head
+from hirescam.passes.held import normalisation
+from hirescam.passes.provenance import tensors_in
+from hirescam.passes.state import State, tensors_inside
+from hirescam.passes.taps import Place, Tap
 from hirescam.passes.targets import OutputSelector, Target, logits_of
+from hirescam.passes.watch import Watch
+
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Request:
-    """Which layer and which score a trace is about.
+class Site:
+    """One layer of one model, and how to read what the model returns.
 
     Attributes:
-        tap: the layer.
-        target: what is explained.
+        model: the eager model.
+        place: where the layer is in a forward pass.
         output: how to find the logits in the model's output.
         grid: how locations are arranged, where that cannot be seen from the shape.
-        hold: treat the divisors of normalisers as constants.
-        differentiable: keep the graph through the whole network, for maps in a loss.
-        anchor: where to begin to look for the layer, if it is a call; None looks from the start.
         progress: told (done, total) while many passes run.
+        state: what the model consists of, where that is known already.
     """
 
-    tap: Tap
-    target: Target = None
+    model: nn.Module
+    place: Place
     output: OutputSelector = None
     grid: tuple[int, ...] | None = None
-    hold: bool = False
-    differentiable: bool = False
-    anchor: Anchor | None = None
     progress: Callable[[int, int], None] | None = None
+    state: State | None = None
 
     @property
-    def watched(self) -> str | None:
-        """Path of the module whose outputs have to be seen; None where there is none."""
-        if self.tap.function is None:
-            return self.tap.module
-        return self.anchor.module if self.anchor else None
+    def tap(self) -> Tap:
+        """The layer."""
+        return self.place.tap
 
-    def begins(self, seen: Tap) -> bool:
-        """Whether the call that is the layer comes after this module output."""
-        at = self.anchor
-        return at is not None and (at.module, at.number) == (seen.module, seen.number)
+    def logits(self, output: Any, call: Call) -> Tensor:
+        """Find the logits in what the model returned for a call."""
+        return logits_of(output, self.output, call.images.shape[0])
+
+    def watch(self, call: Call, target: Target) -> Watch:
+        """What follows a pass: the model's own tensors, the other inputs and the target's are constants."""
+        return watch_of(self.state or State(self.model), call, self.output, target)
+
+
+def watch_of(state: State, call: Call, output: OutputSelector, target: Target) -> Watch:
+    """A watch on a pass of a model, with all that was there before it: nothing else is a constant."""
+    functions = [one for one in (output, target) if callable(one)]
+    return Watch(state, [*call.others(), *tensors_inside(functions)])
 
 
 class Cut:
-    """Watches one forward pass for the tap and takes over from there."""
+    """Watches one forward pass for the layer and takes over from there.
 
-    def __init__(self, model: nn.Module, request: Request, replacement: Tensor | None = None) -> None:
-        self._model = model
-        self._request = request
-        self._replacement = replacement
-        self._counts = taps.Counts(model)
-        self._calls = taps.Calls(self._on_call)
+    Args:
+        site: the layer.
+        call: the inputs.
+        target: what is explained.
+        hold: treat the divisors of normalisers as constants.
+        differentiable: keep the graph through the whole model.
+    """
+
+    def __init__(self, site: Site, call: Call, target: Target, *, hold: bool, differentiable: bool) -> None:
+        self.watch = site.watch(call, target)
+        self._site, self._call, self._hold, self._differentiable = site, call, hold, differentiable
         self._leaf: Tensor | None = None
+        self._fed: Tensor | None = None
         self._head: Head | None = None
+        self.divisors: list[Function] = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Watch while the block runs the model."""
-        watched = _watched(self._model, self._request)
-        with taps.module_outputs(watched, self._on_output), self._calls as calls:
-            if not watched:
-                calls.start()
+        if self._site.place.all:
+            self.watch.follow(self._call.images)
+        watcher = taps.Watcher(
+            self._site.model, self._site.place, self._take, self._function, self.watch.operation
+        )
+        with watcher.active():
             yield
 
-    def result(self) -> tuple[Tensor, Head]:
-        """The layer's output as a leaf, and the calls after it.
+    @property
+    def leaf(self) -> Tensor:
+        """The layer's output, where gradients are taken."""
+        assert self._leaf is not None
+        return self._leaf
 
-        Raises:
-            LayerError: the layer was not met, or met several times without saying which.
-        """
-        tap = self._request.tap
-        calls = self._counts.of(tap)
-        if self._leaf is None or self._head is None:
-            raise LayerError(
-                f"layer={tap.name!r} was not called in this forward pass"
-                + (f" that often (calls: {calls})" if calls else "")
-                + ": choose one that is, see hirescam.layers(model, images)"
-            )
-        if tap.number is None and calls > 1:
-            raise LayerError(
-                f"layer={tap.name!r} is called {calls} times in one forward pass: say which call, "
-                f"{tap.name + '#1'!r} to {f'{tap.name}#{calls}'!r}"
-            )
-        return self._leaf, self._head
+    @property
+    def fed(self) -> Tensor:
+        """The copy of the leaf that the model went on with."""
+        assert self._fed is not None
+        return self._fed
 
-    def _on_output(self, path: str, output: Any) -> Any:
-        seen, request = self._counts.module(path), self._request
-        if request.tap.function is None:
-            return self._take(output) if _is(request.tap, seen) else None
-        if request.anchor is not None and request.begins(seen):
-            self._counts.start(request.tap, request.anchor.before)
-            self._calls.start()
-        return None
+    @property
+    def head(self) -> Head:
+        """The calls after the layer."""
+        assert self._head is not None
+        return self._head
 
-    def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def finish(self, logits: Tensor) -> None:
+        """Say what came out; that the layer was not met is told at the end of the block."""
+        if self._head is not None:
+            self._head.finish(logits)
+
+    def _function(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
         if self._head is None:
-            result = func(*args, **kwargs)
-        elif name == "_set_grad_enabled":
+            return self.watch.function(name, func, args, kwargs)
+        if self.watch.sets_grad_mode(name, args):
             return None
-        else:
-            args, kwargs = without_inference(args, kwargs)
-            if self._request.hold and name in HELD:
-                with torch.no_grad():
-                    func = HELD[name](*args, **kwargs)
-                args, kwargs = (args[0] if args else kwargs["input"],), {}
-            result = self._head.call(name, func, args, kwargs)
-        if taps.tap_name(name) == self._request.tap.function:
-            seen = self._counts.function(func)
-            return self._take(result) if _is(self._request.tap, seen) else result
-        return result
+        args, kwargs = self.watch.plain(args, kwargs)
+        if self._hold and (normaliser := normalisation(name, args, kwargs)):
+            with self.watch.holding():
+                func = normaliser.hold()
+            self.divisors.append(func)
+            name, args, kwargs = f"held_{name}", (normaliser.input,), {}
+        elif func is F.batch_norm:
+            func = _batch_norm
+        return self._head.call(name, func, args, kwargs)
 
     def _take(self, output: Any) -> Any:
-        found = tensors_in(output)[:1]
-        if not found or not found[0].is_floating_point():
-            raise LayerError(
-                f"layer={self._request.tap.name!r} returned {type(output).__name__} without a float "
-                "tensor: choose a layer whose output is one"
-            )
-        leaf = self._leaf_from(found[0])
+        tensor = _only_float(self._site.tap, output)
+        leaf = self._leaf_from(tensor)
         with torch.inference_mode(False), torch.enable_grad():
             fed = leaf.clone()
-        self._leaf, self._head = leaf, Head(fed)
-        self._calls.start()
-        if self._replacement is None:
-            torch._C._set_grad_enabled(True)
-        return pytree.tree_map(lambda item: fed if item is found[0] else item, output)
+        self._leaf, self._fed, self._head = leaf, fed, Head(self.watch, fed)
+        self.watch.follow(fed)
+        torch._C._set_grad_enabled(True)
+        return pytree.tree_map(lambda item: fed if item is tensor else item, output)
 
     def _leaf_from(self, tensor: Tensor) -> Tensor:
         with torch.inference_mode(False):
-            if self._replacement is not None:
-                return self._replacement
-            if self._request.differentiable:
+            if self._differentiable:
                 return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
             plain = tensor.clone() if tensor.is_inference() else tensor.detach()
             return plain.requires_grad_()
 
 
-def run_from(model: nn.Module, call: Call, request: Request, activations: Tensor) -> Any:
-    """Run the whole model with the layer's output replaced (in the layer's own shape)."""
-    with session(grad=False), eager(model):
-        cut = Cut(model, request, replacement=activations)
-        with cut.active():
-            output = call.run(model)
-        cut.result()
-        return output
+def run_from(site: Site, call: Call, activations: Tensor, divisors: list[Function] | None = None) -> Tensor:
+    """Logits of the whole model with the layer's output replaced (in the layer's own shape).
+
+    Args:
+        site: the layer.
+        call: the inputs.
+        activations: what the model goes on with.
+        divisors: the held normalisers of another pass, in the order in which they were met.
+
+    Raises:
+        LayerError: the layer was not met, or other normalisers were.
+    """
+    waiting = list(divisors or [])
+
+    def exchange(output: Any) -> Any:
+        tensor = _only_float(site.tap, output)
+        return pytree.tree_map(lambda item: activations.clone() if item is tensor else item, output)
+
+    def on_function(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        normaliser = normalisation(taps.function_name(func), args, kwargs)
+        if normaliser is None:
+            return func(*args, **kwargs)
+        if not waiting:
+            raise LayerError(f"layer={site.tap.name!r} is followed by other normalisers than before")
+        return waiting.pop(0)(normaliser.input)
+
+    place = dataclasses.replace(site.place, all=False)
+    watcher = taps.Watcher(site.model, place, exchange, on_function if waiting else None)
+    with session(grad=False), eager(site.model), watcher.active():
+        logits = site.logits(call.run(site.model), call)
+    return logits
 
 
-def look(model: nn.Module, call: Call, request: Request, *, inference: bool = True) -> tuple[Tensor, Tensor]:
+def look(site: Site, call: Call, *, inference: bool = True) -> tuple[Tensor, Tensor]:
     """Run the model as it is and copy the layer's output on the way.
 
     Args:
-        model: the eager network.
-        call: its inputs.
-        request: names the layer.
+        site: the layer.
+        call: the inputs.
         inference: run under ``inference_mode``; an exporter that is tracing must not.
 
     Returns:
         The layer's output in its own shape, and the logits.
     """
-    tap, counts, found = request.tap, taps.Counts(model), list[Tensor]()
-
-    def note(seen: Tap, output: Any) -> None:
-        if _is(tap, seen):
-            found.extend(tensor.clone() for tensor in tensors_in(output)[:1])
-
-    def on_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
-        if taps.tap_name(taps.function_name(func)) == tap.function:
-            note(counts.function(func), result)
-        return result
-
-    watched = _watched(model, request)
-    with torch.inference_mode(inference), eager(model), taps.Calls(on_call) as calls:
-
-        def on_output(path: str, output: Any) -> None:
-            seen = counts.module(path)
-            if tap.function is None:
-                note(seen, output)
-            elif request.anchor is not None and request.begins(seen):
-                counts.start(tap, request.anchor.before)
-                calls.start()
-
-        if not watched:
-            calls.start()
-        with taps.module_outputs(watched, on_output):
-            output = call.run(model)
-        logits = logits_of(output, request.output, call.images.shape[0])
-    if not found:
-        raise LayerError(f"layer={tap.name!r} was not called in this forward pass")
+    found: list[Tensor] = []
+    watcher = taps.Watcher(
+        site.model, site.place, lambda output: found.append(_only_float(site.tap, output).clone())
+    )
+    with torch.inference_mode(inference), eager(site.model):
+        with watcher.active():
+            output = call.run(site.model)
+        logits = site.logits(output, call)
     return found[0], logits.clone()
 
 
-def _watched(model: nn.Module, request: Request) -> list[tuple[str, nn.Module]]:
-    path = request.watched
-    return [] if path is None else [(path, model.get_submodule(path))]
-
-
-def _is(wanted: Tap, seen: Tap) -> bool:
-    """Whether a numbered sighting is the wanted tap; without a number the first call is meant."""
-    number = wanted.number or 1
-    return (wanted.module, wanted.function, number) == (seen.module, seen.function, seen.number)
-
-
-def output_at(model: nn.Module, call: Call, request: Request, images: Tensor) -> Tensor:
+def output_at(site: Site, call: Call, images: Tensor) -> Tensor:
     """Run the model on other images and return the layer's own output."""
     with session(grad=False):
         if call.key is None:
-            return _output_at(model, call.replace(images), request)
+            return look(site, call.replace(images), inference=False)[0]
         batch = call.images.shape[0]
         rows = [image.expand(batch, *image.shape) for image in images]
-        return torch.cat([_output_at(model, call.replace(row), request)[:1] for row in rows])
+        return torch.cat([look(site, call.replace(row), inference=False)[0][:1] for row in rows])
 
 
-def _output_at(model: nn.Module, call: Call, request: Request) -> Tensor:
-    cut = Cut(model, request)
-    with cut.active():
-        call.run(model)
-    return cut.result()[0].detach()
+def _only_float(tap: Tap, output: Any) -> Tensor:
+    found = tensors_in(output)[:1]
+    if not found or not found[0].is_floating_point():
+        raise LayerError(
+            f"layer={tap.name!r} returned {type(output).__name__} without a float tensor: choose a layer "
+            "whose output is one"
+        )
+    return found[0]
+
+
+def _batch_norm(  # noqa: PLR0913 - the signature of its namesake
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch normalisation in evaluation mode as scale and shift, for single images on a CPU.
+
+    There PyTorch 2.14 gives a wrong gradient when the gradient arrives with its channels last.
+    """
+    single = len(input) == 1 and input.device.type == "cpu"
+    if (
+        training
+        or not single
+        or running_mean is None
+        or running_var is None
+        or input.dtype != running_var.dtype
+    ):
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    shape = (1, -1, *[1] * (input.ndim - 2))
+    scale = (running_var + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale
+    shift = shift if bias is None else shift + bias
+    return input * scale.view(shape) + shift.view(shape)

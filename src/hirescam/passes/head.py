@@ -1,8 +1,8 @@
-"""The part of a network after a layer, as the list of calls that one forward pass made.
+"""The part of a model after a layer, as the list of calls that one forward pass made.
 
 The list can be run again on other activations without the backbone, alone or for many at once. It holds
-what was executed; where Python itself looked at a value (`Head.reads`) another value might have led
-elsewhere, and the list must not be trusted.
+what was executed; where Python itself looked at a value another value might have led elsewhere, and the list
+must not be trusted (`Head.replayable`).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,11 +15,8 @@ from torch import Tensor
 from torch._C import _functorch
 from torch.utils import _pytree as pytree
 
-READS = frozenset(
-    """__bool__ __int__ __float__ __complex__ __index__ __contains__ __array__ item tolist numpy equal
-    allclose is_nonzero nonzero unique masked_select""".split()  # noqa: SIM905
-)
-"""Functions through which Python control flow, or the shape of a result, comes to depend on a value."""
+from hirescam.passes.provenance import tensors_in
+from hirescam.passes.watch import Watch, mutates
 
 
 @dataclass(frozen=True)
@@ -35,74 +32,48 @@ class _Step:
     results: tuple[tuple[int, int], ...]  # (position among the tensors of the result, slot)
 
 
-def tensors_in(tree: Any) -> list[Tensor]:
-    """All tensors in nested containers."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def mutates(name: str, kwargs: dict[str, Any]) -> bool:
-    """Tell whether a torch function of this name writes into its first argument."""
-    in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name == "__setitem__" or "out" in kwargs
-
-
-def without_inference(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Replace inference tensors (a model built under ``inference_mode``) by copies autograd can save."""
-    if not any(tensor.is_inference() for tensor in tensors_in((args, kwargs))):
-        return args, kwargs
-
-    def plain(item: Any) -> Any:
-        return item.clone() if isinstance(item, Tensor) and item.is_inference() else item
-
-    return pytree.tree_map(plain, (args, kwargs))  # type: ignore[no-any-return]
-
-
 class Head:
     """Records the calls after a layer and runs them again."""
 
-    def __init__(self, leaf: Tensor) -> None:
+    def __init__(self, watch: Watch, leaf: Tensor) -> None:
+        self._watch = watch
         self._slots: dict[int, int] = {id(leaf): 0}
-        self._derived: set[int] = {0}
         self._alive: list[Tensor] = [leaf]
         self._steps: list[_Step] = []
         self._result: int | None = None
-        self.reads: list[str] = []
-        self.opaque = False
+        self._opaque = False
+        self._finished = False
 
     @property
     def replayable(self) -> bool:
-        """Whether running the list again stands for running the network again."""
-        return self._result is not None and not self.reads and not self.opaque
+        """Whether running the list again stands for running the model again."""
+        lost = self._opaque or any(event.lost for event in self._watch.events)
+        return self._result is not None and not lost
 
     def call(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function and note it."""
-        inputs = tensors_in((args, kwargs))
-        if name in READS and any(self._is_derived(tensor) for tensor in inputs):
-            self.reads.append(name)
-        self.opaque |= any(self._is_unknown(tensor) for tensor in inputs)
+        if self._finished:
+            return self._watch.function(name, func, args, kwargs)
+        unknown = [tensor for tensor in tensors_in((args, kwargs)) if id(tensor) not in self._slots]
+        strange = any(map(self._watch.provenance.depends, unknown))
         if mutates(name, kwargs):
-            self._own(kwargs["out"] if "out" in kwargs else args[0])
+            self._own(args[0] if kwargs.get("out") is None else kwargs["out"])
         stored = pytree.tree_map(self._store, (args, kwargs))
-        result = func(*args, **kwargs)
+        result = self._watch.function(name, func, args, kwargs)
         outputs = tensors_in(result)
         if outputs or mutates(name, kwargs):
-            derived = any(self._is_derived(tensor) for tensor in inputs)
-            changed = [args[0]] if mutates(name, kwargs) and "out" not in kwargs else []
+            self._opaque |= strange
+            changed = [args[0]] if mutates(name, kwargs) and kwargs.get("out") is None else []
             for tensor in [*outputs, *changed]:
-                self._note(tensor, derived)
+                self._note(tensor)
             slots = tuple((i, self._slots[id(tensor)]) for i, tensor in enumerate(outputs))
             self._steps.append(_Step(func, stored[0], stored[1], slots))
         return result
 
-    def constants(self) -> list[Tensor]:
-        """The tensors from outside that the calls read: parameters, buffers."""
-        return tensors_in([(step.args, step.kwargs) for step in self._steps])
-
     def finish(self, output: Tensor) -> None:
         """Say which of the values is the result; the others need not be kept any longer."""
         self._result = self._slots.get(id(output))
+        self._finished = True
         self._alive.clear()
 
     def run(self, leaf: Tensor) -> Tensor:
@@ -129,22 +100,12 @@ class Head:
         """Before something from outside is written into, take a copy that every run starts from."""
         if isinstance(target, Tensor) and id(target) not in self._slots:
             original = target.detach().clone()
-            self._note(target, derived=False)
-            slot = self._slots[id(target)]
-            self._steps.append(_Step(torch.clone, (original,), {}, ((0, slot),)))
+            self._note(target)
+            self._steps.append(_Step(torch.clone, (original,), {}, ((0, self._slots[id(target)]),)))
 
-    def _note(self, tensor: Tensor, derived: bool) -> None:
-        slot = self._slots.setdefault(id(tensor), len(self._slots))
+    def _note(self, tensor: Tensor) -> None:
+        self._slots.setdefault(id(tensor), len(self._slots))
         self._alive.append(tensor)
-        if derived:
-            self._derived.add(slot)
-
-    def _is_derived(self, tensor: Tensor) -> bool:
-        return self._slots.get(id(tensor)) in self._derived
-
-    def _is_unknown(self, tensor: Tensor) -> bool:
-        """A tensor on the tape that no observed call has made (scripted code, C++ extensions)."""
-        return tensor.grad_fn is not None and id(tensor) not in self._slots
 
 
 def batched(head: Callable[[Tensor], Tensor], many: Tensor) -> Tensor:

@@ -18,9 +18,11 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hirescam.errors import LayerError, ModelError
 
+_HOOKS = torch.Tensor._backward_hooks
 _CALL_IMPL = nn.Module._call_impl.__code__
 _NAME = re.compile(r"^(?P<path>.*?)(?P<call>\(\))?(?:#(?P<number>\d+))?$")
 
@@ -48,18 +50,25 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """The module output after which a call has to be looked for, so that nothing is observed before it.
+class Place:
+    """Where in a forward pass to look for a tap.
+
+    A module's output is reported by the module. A call has to be looked for, which costs time for every call,
+    so `Watcher` begins to look only after the last module output before it.
 
     Attributes:
-        module: path of the module whose output is the last one before the call.
+        tap: the tap.
+        after: path of the module whose output is the last one before the call; None looks from the start.
         number: which output of it, from 1.
         before: how often the call's module had called the function by then.
+        all: watch everything from the start, where constants are made before the tap and used after it.
     """
 
-    module: str
-    number: int
-    before: int
+    tap: Tap
+    after: str | None = None
+    number: int = 0
+    before: int = 0
+    all: bool = False
 
 
 def parse(name: str) -> Tap:
@@ -132,6 +141,8 @@ def module_outputs(modules: Iterable[tuple[str, nn.Module]], on_output: OnOutput
     handles = []
     try:
         for path, module in modules:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks
             handles.append(module.register_forward_hook(hook_for(path)))
         yield
     finally:
@@ -140,10 +151,10 @@ def module_outputs(modules: Iterable[tuple[str, nn.Module]], on_output: OnOutput
 
 
 OnCall = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""Called instead of a torch function, with the function and its arguments; returns its result."""
+"""Called instead of a function, with the function and its arguments; returns its result."""
 
 
-class _Mode(TorchFunctionMode):
+class _Functions(TorchFunctionMode):
     def __init__(self, on_call: OnCall) -> None:
         super().__init__()
         self.on_call = on_call
@@ -155,44 +166,71 @@ class _Mode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if getattr(func, "__self__", None) is _HOOKS:  # autograd's own, under a lock that grad_fn waits for
+            return func(*args)
         return self.on_call(func, args, kwargs or {})
 
 
-class Calls:
-    """Hands every torch function that Python code calls in this thread to ``on_call``.
+class _Operations(TorchDispatchMode):
+    def __init__(self, on_call: OnCall) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.on_call = on_call
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        with torch._C.DisableTorchFunction():  # what we look at is no function of the model's
+            return self.on_call(func, args, kwargs or {})
+
+
+class Modes:
+    """Shows what runs in this thread: functions of torch as Python calls them, and operations below autograd.
 
     A block in which observation starts when it is wanted: it costs time for every call.
     """
 
-    def __init__(self, on_call: OnCall) -> None:
-        self._mode = _Mode(on_call)
-        self._depth = 0
-        self._started = False
+    def __init__(self, on_function: OnCall, on_operation: OnCall | None = None) -> None:
+        self._functions = _Functions(on_function)
+        self._operations = None if on_operation is None else _Operations(on_operation)
+        self._depth: dict[object, int] = {}
+        self._started: list[TorchFunctionMode | TorchDispatchMode] = []
 
-    def start(self) -> None:
-        """Observe from now to the end of the block.
+    def start_functions(self) -> None:
+        """Show functions from now to the end of the block.
 
         Raises:
-            ModelError: the model has a torch-function mode of its own open here, which would be torn.
+            ModelError: the model has a torch mode of its own open here, which would be torn.
         """
-        if self._started:
+        self._start(self._functions, torch._C._len_torch_function_stack)
+
+    def start_operations(self) -> None:
+        """Show operations from now to the end of the block; for the errors see `start_functions`."""
+        if self._operations is not None:
+            self._start(self._operations, torch._C._len_torch_dispatch_stack)
+
+    def _start(self, mode: TorchFunctionMode | TorchDispatchMode, depth: Callable[[], int]) -> None:
+        if mode in self._started:
             return
-        if torch._C._len_torch_function_stack() != self._depth:
+        if depth() != self._depth[depth]:
             raise ModelError(
-                "the model runs this layer inside a torch-function mode of its own (such as a `with "
+                "the model runs this layer inside a torch mode of its own (such as a `with "
                 "torch.device(...)` block in forward), which cannot be observed: choose a layer outside it"
             )
-        self._mode.__enter__()  # type: ignore[no-untyped-call]
-        self._started = True
+        mode.__enter__()  # type: ignore[no-untyped-call]
+        self._started.append(mode)
 
     def __enter__(self) -> Self:
-        self._depth = torch._C._len_torch_function_stack()
+        stacks = (torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack)
+        self._depth = {depth: depth() for depth in stacks}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._started:
-            self._started = False
-            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        while self._started:
+            self._started.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def function_name(func: Callable[..., Any]) -> str:
@@ -224,23 +262,25 @@ def caller() -> nn.Module | None:
 class Counts:
     """Numbers the calls of one forward pass."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, known: dict[int, str] | None = None) -> None:
+        self._model, self._known = model, known
         self._seen: Counter[tuple[str, str | None]] = Counter()
 
     @cached_property
     def _paths(self) -> dict[int, str]:
-        return paths(self._model)
+        return self._known or paths(self._model)
 
     def module(self, path: str) -> Tap:
         """Note that a module returned."""
         return self._next(path, None)
 
+    def path(self, module: nn.Module | None) -> str:
+        """Path of a module; ``""`` for the model itself, and for strangers."""
+        return self._paths.get(id(module), "") if module is not None else ""
+
     def function(self, func: Callable[..., Any]) -> Tap:
         """Note that a function was called by the module that is running."""
-        module = caller()
-        path = self._paths.get(id(module), "") if module is not None else ""
-        return self._next(path, tap_name(function_name(func)))
+        return self._next(self.path(caller()), tap_name(function_name(func)))
 
     def start(self, tap: Tap, number: int) -> None:
         """Count the calls of a function from here, as if so many had been seen."""
@@ -253,3 +293,96 @@ class Counts:
     def _next(self, path: str, function: str | None) -> Tap:
         self._seen[path, function] += 1
         return Tap(path, function, self._seen[path, function])
+
+
+class Watcher:
+    """Waits for one tap in a forward pass and hands it over, then everything that runs after it.
+
+    Args:
+        model: the eager model.
+        place: where to look.
+        on_tap: given the tap's output; a result other than None replaces it.
+        on_function: called instead of every torch function after the tap; None watches only for the tap.
+        on_operation: the same for operations below autograd.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        place: Place,
+        on_tap: Callable[[Any], Any],
+        on_function: OnCall | None = None,
+        on_operation: OnCall | None = None,
+    ) -> None:
+        self._place, self._on_tap, self._on_function = place, on_tap, on_function
+        self._counts = Counts(model)
+        self._modes = Modes(self._function, on_operation)
+        path = place.tap.module if place.tap.function is None else place.after
+        self._watched = [] if path is None else [(path, model.get_submodule(path))]
+        self._found = False
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Watch while the block runs the model.
+
+        Raises:
+            LayerError: the tap was not met, or was met several times and its name does not say which one.
+        """
+        with module_outputs(self._watched, self._output), self._modes as modes:
+            if self._place.all or not self._watched:
+                modes.start_functions()
+            if self._place.all:
+                modes.start_operations()
+            yield
+        self._check()
+
+    def _check(self) -> None:
+        tap = self._place.tap
+        calls = self._counts.of(tap)
+        if not self._found:
+            raise LayerError(
+                f"layer={tap.name!r} was not called in this forward pass"
+                + (f" that often (calls: {calls})" if calls else "")
+                + ": choose one that is, see hirescam.layers(model, images)"
+            )
+        if tap.number is None and calls > 1:
+            raise LayerError(
+                f"layer={tap.name!r} is called {calls} times in one forward pass: say which call, "
+                f"{tap.name + '#1'!r} to {f'{tap.name}#{calls}'!r}"
+            )
+
+    def _output(self, path: str, output: Any) -> Any:
+        seen, place = self._counts.module(path), self._place
+        if place.tap.function is None:
+            return self._hand_over(output) if self._is_tap(seen) else None
+        if (seen.module, seen.number) == (place.after, place.number):
+            self._counts.start(place.tap, place.before)
+            self._modes.start_functions()
+        return None
+
+    def _function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        shown = self._on_function is not None and (self._found or self._place.all)
+        run = self._on_function if shown and self._on_function is not None else _plain
+        result = run(func, args, kwargs)
+        if tap_name(function_name(func)) == self._place.tap.function:
+            seen = self._counts.function(func)
+            replaced = self._hand_over(result) if self._is_tap(seen) else None
+            return result if replaced is None else replaced
+        return result
+
+    def _hand_over(self, output: Any) -> Any:
+        self._found = True
+        replaced = self._on_tap(output)
+        if self._on_function is not None:
+            self._modes.start_functions()
+            self._modes.start_operations()
+        return replaced
+
+    def _is_tap(self, seen: Tap) -> bool:
+        """Whether a numbered sighting is the tap; without a number the first call is meant."""
+        tap = self._place.tap
+        return (tap.module, tap.function, tap.number or 1) == (seen.module, seen.function, seen.number)
+
+
+def _plain(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)

@@ -333,6 +333,15 @@ def _bind_region(target: Region, logits: Tensor) -> Bound:
     return Bound(index, lambda output: (output[:, target.label] * mask).flatten(1).sum(1, keepdim=True))
 
 
+def two_axes(scores: Any) -> Tensor:
+    """From what a function returned, one score ``(b,)`` or several ``(b, t)``, to ``(b, t)``."""
+    if not isinstance(scores, Tensor):
+        raise TargetError(
+            f"the target function returned {_describe(scores)}, expected a tensor (b,) or (b, t)"
+        )
+    return scores.unsqueeze(1) if scores.ndim == 1 else scores
+
+
 def _bind_function(target: Scorer, logits: Tensor) -> Bound:
     def score(output: Tensor) -> Tensor:
         value = target(output)
@@ -342,7 +351,7 @@ def _bind_function(target: Scorer, logits: Tensor) -> Bound:
                 f"the target function returned {_describe(value)} of shape {shape} for "
                 f"{logits.shape[0]} image(s), expected a tensor (b,) or (b, t)"
             )
-        return value.unsqueeze(1) if value.ndim == 1 else value
+        return two_axes(value)
 
     width = score(logits.detach()).shape[1]
     return Bound(torch.full((logits.shape[0], width), -1, device=logits.device), score)

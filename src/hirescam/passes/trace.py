@@ -6,19 +6,20 @@ alone and so does scoring other activations.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hirescam.errors import LayerError
 from hirescam.passes import targets
 from hirescam.passes.borrow import Call, eager, session
-from hirescam.passes.cut import Cut, Request, run_from
-from hirescam.passes.head import Head, batched, chunks
+from hirescam.passes.cut import Cut, Site, run_from
+from hirescam.passes.head import batched, chunks
 from hirescam.passes.layout import Layout, infer
 from hirescam.passes.taps import Tap
+from hirescam.passes.targets import Target
 
 _RESCORE_BYTES = 64 * 2**20
 _GRADIENT_BYTES = 512 * 2**20
@@ -67,20 +68,34 @@ class Trace:
     curvature: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of one pass.
+
+    Attributes:
+        target: what is explained.
+        hold: treat the divisors of normalisers as constants.
+        differentiable: keep the graph through the whole model, for maps in a loss.
+    """
+
+    target: Target = None
+    hold: bool = False
+    differentiable: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """A finished forward pass, from which traces of some of its scores can be taken.
 
-    Its fields are what the pass was (``model``, ``call``, ``request``) and what it left: the layer's output
-    as a ``leaf``, the list of calls after it, the target settled for this batch, and ``logits`` and
+    Its fields are what the pass was (``site``, ``call``, ``wish``) and what it left: ``cut`` with the layer's
+    output as a leaf and the list of calls after it, the target settled for this batch, and ``logits`` and
     ``score``, on the tape of the head.
     """
 
-    model: nn.Module
+    site: Site
     call: Call
-    request: Request
-    leaf: Tensor
-    head: Head
+    wish: Wish
+    cut: Cut
     bound: targets.Bound
     layout: Layout
     logits: Tensor
@@ -98,13 +113,18 @@ class Pass:
             output=self.leaf.detach(),
             rescore=lambda activations: self._rescore(activations)[..., scores],
             regrade=lambda activations: self._regrade(scores, activations),
-            head_replayed=self.head.replayable,
-            held=self.request.hold,
+            head_replayed=self.cut.head.replayable,
+            held=self.wish.hold,
             images=self.call.images.detach(),
             score_images=lambda images: self._score_images(images)[..., scores],
             retrace=lambda images: self._again(images).trace(scores),
             curvature=lambda directions: self._curvature(scores, directions),
         )
+
+    @property
+    def leaf(self) -> Tensor:
+        """The layer's output, in its own shape, where gradients are taken."""
+        return self.cut.leaf
 
     @property
     def activations(self) -> Tensor:
@@ -113,7 +133,7 @@ class Pass:
 
     def kept(self, tensor: Tensor) -> Tensor:
         """Off the tape, unless the maps are to be differentiated."""
-        return tensor if self.request.differentiable else tensor.detach()
+        return tensor if self.wish.differentiable else tensor.detach()
 
     def connected(self, gradients: Tensor) -> Tensor:
         """Which locations the scores are connected to at all, whatever the weights: ``(*space)``, bool.
@@ -129,17 +149,19 @@ class Pass:
             return found
         return found | self._gradients(slice(0, 1), float("nan")).isnan().flatten(0, 2).any(0)
 
-    def answers(self, request: Request) -> bool:
-        """Whether a request differs from this pass's at most in its target: no other pass is needed."""
-        mine = self.request
-        kept = mine.differentiable or request.differentiable  # a graph for the caller is made for it alone
-        return not kept and (mine.tap, mine.hold) == (request.tap, request.hold)
+    def answers(self, wish: Wish) -> bool:
+        """Whether a wish differs from this pass's at most in a target that names classes."""
+        kept = self.wish.differentiable or wish.differentiable  # a graph for the caller is made for it alone
+        seen = wish.target is self.wish.target or not callable(
+            wish.target
+        )  # functions are watched as they run
+        return not kept and self.wish.hold == wish.hold and seen
 
-    def about(self, request: Request) -> "Pass":
-        """The same forward pass, asked for the scores of another request that it `answers`."""
+    def about(self, wish: Wish) -> "Pass":
+        """The same forward pass, asked for the scores of another wish that it `answers`."""
         with session(grad=True):
-            bound = targets.bind(request.target, self.logits)
-            return replace(self, request=request, bound=bound, score=bound.score(self.logits))
+            bound = targets.bind(wish.target, self.logits)
+            return replace(self, wish=wish, bound=bound, score=bound.score(self.logits))
 
     def chunks(self, most_bytes: int = _GRADIENT_BYTES) -> Iterator[slice]:
         """Cut the scores so that the gradients of one part stay under a memory bound."""
@@ -149,11 +171,11 @@ class Pass:
         """``(m, k, *space)``: gradients of some logits of the first image, which an exact head shares."""
         with session(grad=True):
             picked = self.logits[:, classes]
-            return _canonical(_gradients(picked, self.leaf, self.request), self.layout)[0]
+            return _canonical(_gradients(picked, self), self.layout)[0]
 
     def _gradients(self, scores: slice, seed: float) -> Tensor:
         with session(grad=True):
-            found = _gradients(self.score[:, scores] * seed, self.leaf, self.request)
+            found = _gradients(self.score[:, scores] * seed, self)
             return _canonical(found, self.layout)
 
     def _curvature(self, scores: slice, directions: Tensor) -> Tensor:
@@ -164,53 +186,46 @@ class Pass:
         with session(grad=False):
             many = self.layout.write(activations.flatten(0, 1), tuple(self.leaf.shape))
             many = many.unflatten(0, activations.shape[:2]).to(self.leaf.dtype)
-            if not self.head.replayable:
+            if not self.cut.head.replayable:
                 return widen(torch.stack([self._rerun(item) for item in many]))
             parts = []
             for part in chunks(len(many), _RESCORE_BYTES // max(1, self.leaf.nbytes)):
                 parts.append(batched(self._replay, many[part]))
-                _report(self.request, part.stop, len(many))
+                _report(self.site, part.stop, len(many))
             return widen(torch.cat(parts))
 
     def _regrade(self, scores: slice, activations: Tensor) -> Tensor:
-        if not self.head.replayable:
+        if not self.cut.head.replayable:
             raise LayerError(
-                f"the head of layer={self.request.tap.name!r} looks at values, so it cannot be run alone on "
+                f"the head of layer={self.site.tap.name!r} looks at values, so it cannot be run alone on "
                 "other activations: choose a layer nearer to the score"
             )
         with session(grad=True):
             leaf = self.layout.write(activations, tuple(self.leaf.shape)).to(self.leaf.dtype)
             leaf = leaf.detach().requires_grad_()
             score = self._replay(leaf)[:, scores]
-            return _canonical(_gradients(score, leaf, self.request), self.layout)
+            return _canonical(_gradients_at(score, leaf, self), self.layout)
 
     def _replay(self, activations: Tensor) -> Tensor:
-        return self.bound.score(self.head.run(activations))
+        return self.bound.score(self.cut.head.run(activations))
 
     def _rerun(self, activations: Tensor) -> Tensor:
-        output = run_from(self.model, self.call, self.request, activations)
-        return self.bound.score(self._logits_of(output))
+        return self.bound.score(run_from(self.site, self.call, activations, self.cut.divisors))
 
     def _score_images(self, images: Tensor) -> Tensor:
         with session(grad=False):
-            parts = _many_images(self.model, self.call, self.request, images)
+            parts = _many_images(self.site, self.call, images)
             return widen(torch.stack([self.bound.score(logits) for logits in parts]))
 
     def _again(self, images: Tensor) -> "Pass":
-        indexed = targets.is_indexed(self.request.target)
-        same = self.bound.index if indexed else self.request.target
-        return forward(self.model, self.call.replace(images), replace(self.request, target=same))
-
-    def _logits_of(self, output: Any) -> Tensor:
-        return targets.logits_of(output, self.request.output, self.call.images.shape[0])
-
-
-def trace(model: nn.Module, call: Call, request: Request) -> Trace:
-    """Run the model once and take the layer's activations and the gradients of every score."""
-    return forward(model, call, request).trace()
+        target = self.wish.target
+        same = self.bound.index if targets.is_indexed(target) else target
+        if isinstance(target, targets.Finer):  # which would pick its classes again
+            same = self.bound.score
+        return forward(self.site, self.call.replace(images), replace(self.wish, target=same))
 
 
-def forward(model: nn.Module, call: Call, request: Request) -> Pass:
+def forward(site: Site, call: Call, wish: Wish = Wish()) -> Pass:
     """Run the model once, up to the layer without a graph and from there on the tape.
 
     Raises:
@@ -219,36 +234,36 @@ def forward(model: nn.Module, call: Call, request: Request) -> Pass:
         TargetError: the target does not fit the output.
         ModelError: the model failed, or its output overflowed.
     """
-    with session(grad=request.differentiable), eager(model):
-        cut = Cut(model, request)
+    with session(grad=wish.differentiable), eager(site.model):
+        cut = Cut(site, call, wish.target, hold=wish.hold, differentiable=wish.differentiable)
         with cut.active():
-            output = call.run(model)
-            leaf, head = cut.result()
-            logits = targets.logits_of(output, request.output, call.images.shape[0])
-        head.finish(logits)
+            logits = site.logits(call.run(site.model), call)
+            cut.finish(logits)
+            watched = wish.target(logits) if callable(wish.target) else None
         targets.check_finite(logits)
         with torch.enable_grad():
-            bound = targets.bind(request.target, logits)
-            score = bound.score(logits)
-        if not score.requires_grad:
-            raise LayerError(_disconnected(request.tap))
-    layout = _layout(leaf, call.images, request)
-    return Pass(model, call, request, leaf, head, bound, layout, logits, score)
+            bound = targets.bind(wish.target, logits)
+            score = bound.score(logits) if watched is None else targets.two_axes(watched)
+        if not cut.watch.provenance.on_tape(score):
+            raise LayerError(_disconnected(site.tap))
+        cut.watch.finish(score if callable(wish.target) else logits)
+    layout = _layout(cut.leaf, call.images, site)
+    return Pass(site, call, wish, cut, bound, layout, logits, score)
 
 
-def _report(request: Request, done: int, total: int) -> None:
-    if request.progress is not None and total > 1:
-        request.progress(done, total)
+def _report(site: Site, done: int, total: int) -> None:
+    if site.progress is not None and total > 1:
+        site.progress(done, total)
 
 
-def _many_images(model: nn.Module, call: Call, request: Request, images: Tensor) -> Iterator[Tensor]:
+def _many_images(site: Site, call: Call, images: Tensor) -> Iterator[Tensor]:
     """Logits of ``n`` batches of images, several batches in one pass where the images are all there is."""
     count, batch = images.shape[:2]
     together = max(1, _IMAGES_TOGETHER // batch) if call.key is None else 1
     for part in chunks(count, together):
         stacked = images[part].flatten(0, 1)
-        logits = targets.logits_of(call.replace(stacked).run(model), request.output, len(stacked))
-        _report(request, part.stop, count)
+        logits = targets.logits_of(call.replace(stacked).run(site.model), site.output, len(stacked))
+        _report(site, part.stop, count)
         yield from logits.unflatten(0, (-1, batch))
 
 
@@ -275,18 +290,22 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _layout(leaf: Tensor, images: Tensor, request: Request) -> Layout:
-    layout = infer(tuple(leaf.shape), tuple(images.shape[2:]), grid=request.grid)
+def _layout(leaf: Tensor, images: Tensor, site: Site) -> Layout:
+    layout = infer(tuple(leaf.shape), tuple(images.shape[2:]), grid=site.grid)
     if layout is None or leaf.shape[0] != images.shape[0]:
         raise LayerError(
-            f"layer={request.tap.name!r} gives shape {tuple(leaf.shape)} for images of shape "
+            f"layer={site.tap.name!r} gives shape {tuple(leaf.shape)} for images of shape "
             f"{tuple(images.shape)}, in which no grid of locations can be found: say how its "
             "positions are arranged with Explainer(model, grid=(rows, columns)), or choose another layer"
         )
     return layout
 
 
-def _gradients(score: Tensor, leaf: Tensor, request: Request) -> Tensor:
+def _gradients(score: Tensor, finished: Pass) -> Tensor:
+    return _gradients_at(score, finished.leaf, finished)
+
+
+def _gradients_at(score: Tensor, leaf: Tensor, finished: Pass) -> Tensor:
     """Gradients ``(t, b, ...)`` of every score, in one backward pass through the head where possible."""
     count = score.shape[1]
     chosen = torch.eye(count, dtype=score.dtype, device=score.device)
@@ -298,20 +317,26 @@ def _gradients(score: Tensor, leaf: Tensor, request: Request) -> Tensor:
             leaf,
             outputs,
             retain_graph=True,
-            create_graph=request.differentiable,
+            create_graph=finished.wish.differentiable,
             allow_unused=True,
             is_grads_batched=vectorised,
         )
         if found is None:
-            raise LayerError(_disconnected(request.tap))
+            raise LayerError(_disconnected(finished.site.tap))
         return found
 
-    if count == 1:
-        return grad(chosen[0], False).unsqueeze(0)
     try:
-        return grad(chosen, True)
-    except RuntimeError:
+        if count == 1:
+            return grad(chosen[0], False).unsqueeze(0)
+        with suppress(RuntimeError):  # an op without a batching rule
+            return grad(chosen, True)
         return torch.stack([grad(outputs, False) for outputs in chosen])
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise LayerError(
+            f"the gradient at layer={finished.site.tap.name!r} cannot be taken, because PyTorch says: "
+            f"{reason} Choose a layer after that part, see hirescam.layers(model, images)"
+        ) from error
 
 
 def _disconnected(tap: Tap) -> str:

@@ -24,6 +24,25 @@ CASES = [
     ((1, 33, 16), (32, 64), Layout(2, (33,), (4, 8), 1), "tokens of an image that is not square"),
     ((1, 6, 16), (32, 32), None, "a number of tokens that is no grid"),
     ((1, 1000), (224, 224), None, "scores"),
+    ((1, 9, 16), (48, 48), Layout(2, (3, 3), (3, 3)), "a small grid of tokens"),
+    ((1, 10, 16), (48, 48), Layout(2, (10,), (3, 3), 1), "the smallest grid behind a class token"),
+    ((1, 10, 16), (32, 32), None, "too few for a class token before a grid that does not tile the image"),
+    ((1, 5, 16), (32, 32), None, "too few for a class token and a grid"),
+    ((1, 4, 16), (32, 32), Layout(2, (2, 2), (2, 2)), "the smallest grid"),
+    ((1, 3, 16), (32, 32), None, "fewer tokens than a grid has"),
+    ((1, 17, 16), (64, 64), Layout(2, (17,), (4, 4), 1), "a class token before a small grid"),
+    ((1, 200, 16), (224, 224), Layout(2, (200,), (14, 14), 4), "four registers"),
+    ((1, 199, 16), (224, 224), None, "three tokens more than a grid"),
+    ((1, 32, 16), (64, 32), Layout(2, (8, 4), (8, 4)), "tokens of a tall image"),
+    ((1, 6, 16), (48, 32), Layout(2, (3, 2), (3, 2)), "tokens of an image of three by two"),
+    ((1, 8, 8, 8), (32, 32), Layout(1, (8, 8), (8, 8)), "channels first where both fit"),
+    ((1, 64, 40, 40), (32, 32), Layout(1, (40, 40), (40, 40)), "more locations than pixels"),
+    ((1, 7, 7, 40), (32, 32), Layout(3, (7, 7), (7, 7)), "more channels than pixels, last"),
+    ((1, 3, 8, 8, 2), (16, 32, 32), Layout(4, (3, 8, 8), (3, 8, 8)), "a volume of two channels, last"),
+    ((1, 4, 6, 6, 5), (32, 32, 32), Layout(4, (4, 6, 6), (4, 6, 6)), "a volume; its first axis may differ"),
+    ((1, 49, 16), (400,), Layout(1, (16,), (16,)), "a signal is never tokens"),
+    ((1, 8, 8, 8), (32,), None, "more axes than the image has"),
+    ((1, 196, 16), (8, 224, 224), None, "tokens of a volume"),
 ]
 
 
@@ -51,5 +70,14 @@ def test_the_callers_grid_goes_first() -> None:
     assert infer((1, 7, 16), (32, 32), grid=(2, 3)) == Layout(2, (7,), (2, 3), 1)
     assert infer((1, 16, 6), (32, 32), grid=(2, 3)) == Layout(1, (2, 3), (2, 3))
     assert infer((1, 5, 6, 7), (32, 32), grid=(6, 7)) == Layout(1, (6, 7), (6, 7))
-    with pytest.raises(LayerError, match=r"grid=\(4, 4\) does not fit .* \(b, 6, 40\)"):
+    assert infer((1, 16, 9), (32, 32), grid=(2, 4)) == Layout(1, (9,), (2, 4), 1)
+    assert infer((1, 11, 99), (32, 32), grid=(2, 3)) == Layout(2, (11,), (2, 3), 5)
+    assert infer((1, 2, 3, 4), (32, 32), grid=(2, 3)) == Layout(3, (2, 3), (2, 3))
+    assert infer((1, 3, 6), (32,), grid=(6,)) == Layout(1, (6,), (6,))
+    with pytest.raises(
+        LayerError, match=r"grid=\(4, 4\) does not fit .* \(b, 6, 40\): give a grid of 6 or 40"
+    ):
         infer((1, 6, 40), (32, 32), grid=(4, 4))
+    for shape in ((1, 12, 99), (1, 5, 99), (1, 6, 2, 2)):
+        with pytest.raises(LayerError, match=r"grid=\(2, 3\) does not fit"):
+            infer(shape, (32, 32), grid=(2, 3))

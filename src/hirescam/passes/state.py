@@ -1,0 +1,298 @@
+"""What a model consists of now: to see whether it is still what was judged, and to give it back as it was."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from hirescam.passes.borrow import parts, version_of
+
+_DEEPEST = 3  # containers of containers of tensors, such as a list of pairs
+_LONGEST = 1000
+_CONSULTED = (
+    "_modules", "_parameters", "_buffers",
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+"""What a module's call looks at, among the dicts that it has."""
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+_ABSENT = object()
+
+
+class State:
+    """A model's modules, attributes, hooks, and parameters and buffers with their versions.
+
+    Compared are objects and how often tensors were written to, not values: a change through ``.data`` is not
+    seen here (see `Ends`).
+
+    Args:
+        model: the model.
+        slots: what its own passes write to, which is not a change.
+    """
+
+    def __init__(self, model: nn.Module, slots: Sequence["Slot"] = ()) -> None:
+        self.model = model
+        self.modules = parts(model)
+        self._live = [module.__dict__ for module in self.modules]
+        self._kept = [dict(attributes) for attributes in self._live]
+        watched = [kept[name] for kept in self._kept for name in _CONSULTED if name in kept]
+        self._filled = [value for value in watched if value]
+        self._filled_kept = [dict(value) for value in self._filled]
+        self._empty = [value for value in watched if not value]
+        self._globals = [getattr(nn.modules.module, name) for name in _GLOBAL_HOOKS]
+        self._globals_kept = [dict(hooks) for hooks in self._globals]
+        classes = {cls for module in self.modules for cls in type(module).__mro__}
+        self._classes = [(cls, vars(cls).get("forward")) for cls in classes]
+        self._types = [type(module) for module in self.modules]
+        self.tensors = [
+            tensor
+            for module in self.modules
+            for values in (module._parameters, module._buffers)
+            for tensor in values.values()
+            if tensor is not None
+        ]
+        written = {id(slot.owner.get(slot.name)) for slot in slots}
+        self._counted = [t for t in self.tensors if not t.is_inference() and id(t) not in written]
+        self._versions = [tensor._version for tensor in self._counted]
+        self._stored: tuple[list[int], dict[int, StorageWeakRef]] | None = None
+        copies = {id(live): kept for live, kept in zip(self._live, self._kept, strict=True)}
+        copies |= {id(live): kept for live, kept in zip(self._filled, self._filled_kept, strict=True)}
+        self._free = [(slot, copies[id(slot.owner)]) for slot in slots if id(slot.owner) in copies]
+
+    @property
+    def same(self) -> bool:
+        """Whether the model is what it was."""
+        for slot, kept in self._free:
+            if slot.name in slot.owner:
+                kept[slot.name] = slot.owner[slot.name]
+            else:
+                kept.pop(slot.name, None)
+        try:
+            return (
+                [tensor._version for tensor in self._counted] == self._versions
+                and self._live == self._kept
+                and self._filled == self._filled_kept
+                and not any(self._empty)
+                and self._globals == self._globals_kept
+                and all(vars(cls).get("forward") is forward for cls, forward in self._classes)
+                and list(map(type, self.modules)) == self._types
+            )
+        except (RuntimeError, ValueError, TypeError):  # an attribute that is another array does not compare
+            return False
+
+    @property
+    def only_values(self) -> bool:
+        """Whether nothing but values of tensors changed, as in training."""
+        versions = self._versions
+        try:
+            self._versions = [tensor._version for tensor in self._counted]
+            return self.same
+        finally:
+            self._versions = versions
+
+    @cached_property
+    def paths(self) -> dict[int, str]:
+        """Map ``id(module)`` to the module's first path."""
+        return {id(module): name for name, module in self.model.named_modules()}
+
+    def storages(self) -> dict[int, StorageWeakRef]:
+        """The storages of all that the model holds now, kept from being mistaken for later ones."""
+        places = [tensor.data_ptr() for tensor in self.tensors if tensor.layout is torch.strided]
+        if self._stored is None or self._stored[0] != places:
+            found = {number: alive for tensor in self.held for number, alive in storages_of(tensor)}
+            self._stored = (places, found)
+        return self._stored[1]
+
+    @cached_property
+    def held(self) -> list[Tensor]:
+        """Every tensor that the model holds: parameters, buffers, attributes, what its functions refer to."""
+        values = [
+            value
+            for kept in self._kept
+            for name, value in kept.items()
+            if name not in _INTERNAL and type(value) not in _PLAIN
+        ]
+        values += [hook for hooks in self._filled for hook in hooks.values() if callable(hook)]
+        values += [forward for cls, forward in self._classes if not cls.__module__.startswith("torch.")]
+        return [*self.tensors, *(tensor for value in values for tensor in tensors_inside(value))]
+
+
+def storages_of(tensor: Tensor) -> list[tuple[int, StorageWeakRef]]:
+    """Numbers of the storages that hold a tensor's values; none where it does not say."""
+    try:
+        found = [part.untyped_storage() for part in _parts(tensor)]
+    except (RuntimeError, NotImplementedError):
+        return []
+    return [(storage._cdata, StorageWeakRef(storage)) for storage in found]
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors that a tensor consists of."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    if tensor.layout is torch.strided:
+        return [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []
+
+
+class Ends:
+    """Where the values of a model's tensors lie, and the first and the last value of each.
+
+    A change through ``.data`` is seen if it reaches one of them. Read for every tensor, it costs more than
+    `State.same`, and is asked where stale values would not show otherwise.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._dense = [tensor for tensor in tensors if tensor.layout is torch.strided]
+        self._views: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for tensor in self._dense:
+            if tensor.numel() and not tensor.is_quantized:
+                self._views.setdefault((tensor.device, tensor.dtype), []).append(_ends(tensor))
+        self._places, self._values = self._read()
+
+    @property
+    def same(self) -> bool:
+        """Whether all of it is as it was."""
+        places, values = self._read()
+        return places == self._places and all(map(torch.equal, values, self._values))
+
+    def _read(self) -> tuple[list[int], list[Tensor]]:
+        places = [tensor.data_ptr() for tensor in self._dense]
+        return places, [torch.cat(views).view(torch.uint8) for views in self._views.values()]
+
+
+def _ends(tensor: Tensor) -> Tensor:
+    """A view of a tensor's first and last value, whatever its strides."""
+    last = sum(stride * (size - 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.detach().as_strided((2,), (last,), tensor.storage_offset())
+
+
+_INTERNAL = frozenset(nn.Module().__dict__)
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+
+
+def tensors_inside(value: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
+    """Tensors in containers, and those that a function refers to: by closure, default, or global name."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and not isinstance(value, nn.Module | type):
+        for item in _parts_of(value):
+            yield from tensors_inside(item, depth - 1)
+
+
+def _parts_of(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value) if len(value) <= _LONGEST else []
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *named]
+    return list(vars(value).values()) if callable(value) and hasattr(value, "__dict__") else []
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One place that a forward pass writes to: an attribute or a buffer of one module."""
+
+    owner: dict[str, Any]
+    name: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slot) and self.owner is other.owner and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash((id(self.owner), self.name))
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[list[Slot]]:
+    """Put back every buffer and attribute that forward passes in this block assign or write to.
+
+    Gives a list which in the end holds the places that were put back, for `restored` to look after later.
+    """
+    modules = parts(model)
+    owners: list[dict[str, Any]] = [
+        owner
+        for module in modules
+        for owner in (module.__dict__, module._buffers)
+        if not isinstance(module, torch.jit.ScriptModule)  # whose buffers are not in a dict
+    ]
+    before = [dict(owner) for owner in owners]
+    values = [
+        (module._buffers, name, buffer, buffer.detach().clone(), version_of(buffer))
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None and _comparable(buffer)
+    ]
+    found: list[Slot] = []
+    try:
+        yield found
+    finally:
+        for owner, kept in zip(owners, before, strict=True):
+            for name in [*kept, *(name for name in owner if name not in kept)]:
+                if owner.get(name, _ABSENT) is not kept.get(name, _ABSENT):
+                    _put(owner, name, kept.get(name, _ABSENT))
+                    found.append(Slot(owner, name))
+        for owner, name, buffer, value, version in values:
+            if version_of(buffer) != version or buffer.grad_fn is not None or not _equal(buffer, value):
+                _write_back(buffer, value)
+                found.append(Slot(owner, name))
+
+
+@contextmanager
+def restored(slots: Sequence[Slot]) -> Iterator[None]:
+    """Put back what is in some places, known to be written to by every pass."""
+    before = [slot.owner.get(slot.name, _ABSENT) for slot in slots]
+    values = [
+        value.detach().clone() if isinstance(value, Tensor) and _comparable(value) else None
+        for value in before
+    ]
+    try:
+        yield
+    finally:
+        for slot, old, value in zip(slots, before, values, strict=True):
+            if slot.owner.get(slot.name, _ABSENT) is not old:
+                _put(slot.owner, slot.name, old)
+            elif value is not None and (old.grad_fn is not None or not _equal(old, value)):
+                _write_back(old, value)
+
+
+def _comparable(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be copied and compared: not sparse ones, nor those that have none."""
+    return tensor.layout is torch.strided and tensor.device.type != "meta"
+
+
+def _put(owner: dict[str, Any], name: str, value: object) -> None:
+    if value is _ABSENT:
+        owner.pop(name, None)
+    else:
+        owner[name] = value
+
+
+def _equal(tensor: Tensor, value: Tensor) -> bool:
+    return tensor.shape == value.shape and bool(torch.equal(tensor, value))
+
+
+def _write_back(buffer: Tensor, value: Tensor) -> None:
+    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+        if buffer.grad_fn is not None:
+            buffer.detach_()
+        buffer.copy_(value)

@@ -1,0 +1,289 @@
+"""From outputs to logits, and from targets to scores."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hirescam import OutputError, TargetError
+from hirescam.passes import targets
+from hirescam.passes.targets import (
+    AllClasses,
+    Classes,
+    Contrast,
+    Finer,
+    Region,
+    TopK,
+    bind,
+    first_class,
+    is_class_target,
+    is_indexed,
+    logits_of,
+)
+
+Z = torch.tensor([[1.0, 4.0, 2.0, -3.0], [0.5, -1.0, 2.5, 2.0]], dtype=torch.float64)
+OTHER = torch.arange(8.0, dtype=torch.float64).reshape(2, 4).square()
+
+
+# Outputs --------------------------------------------------------------------------------------
+
+FOUND = [
+    (Z, None),
+    ((Z,), None),
+    ([Z], None),
+    ({"only": Z}, None),
+    ({"logits": Z, "out": Z + 1, "x": Z + 2}, None),
+    ({"x": Z + 1, "out": Z}, None),
+    (SimpleNamespace(logits=Z, x=Z + 1), None),
+    ((Z + 1, Z), 1),
+    ((Z + 1, Z), -1),
+    ({"a": Z + 1, "b": Z}, "b"),
+    ({0: Z}, 0),
+    (SimpleNamespace(a=Z, logits=Z + 1), "a"),
+    ({"a": [Z + 1, Z]}, lambda out: out["a"][1]),
+]
+
+
+@pytest.mark.parametrize(("output", "selector"), FOUND, ids=range(len(FOUND)))
+def test_logits_are_found(output: Any, selector: Any) -> None:
+    assert logits_of(output, selector, 2) is Z
+
+
+def test_one_score_per_image_gets_an_axis() -> None:
+    assert torch.equal(logits_of(Z[:, 0], None, 2), Z[:, :1])
+    dense = torch.zeros(2, 3, 4, 4)
+    assert logits_of(dense, None, 2) is dense
+
+
+@pytest.mark.parametrize(
+    ("output", "selector", "message"),
+    [
+        ((Z, Z), None, r"the model returned a tuple of 2 entries, .* Explainer\(model, output=0\)"),
+        ([], None, "the model returned a list of 0 entries"),
+        ({"b": Z, "a": Z}, None, r"the model returned a dict with the keys \['a', 'b'\]"),
+        ({"logits": 3, "a": 1}, None, r"a dict with the keys \['a', 'logits'\]"),
+        (SimpleNamespace(logits=3), None, "the model returned a SimpleNamespace"),
+        (None, None, "the model returned a NoneType"),
+        (Z, lambda out: [out], "the model returned a Tensor, which is not one tensor of scores"),
+        ((Z,), 1, "output=1 does not exist .* a tuple of 1 entries"),
+        ({"a": Z}, "b", r"output='b' does not exist .* keys \['a'\]"),
+        (SimpleNamespace(a=Z), "b", "output='b' does not exist .* a SimpleNamespace"),
+        (3, 0, "output=0 does not exist .* a int"),
+        (Z[0], None, r"output has shape \(4,\) for 2 image\(s\)"),
+        (torch.tensor(1.0), None, r"output has shape \(\) for 2"),
+        (Z[:1], None, r"output has shape \(1, 4\) for 2 image\(s\), expected \(b, classes\)"),
+        (Z.argmax(1), None, "output is torch.int64, expected float scores"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused(output: Any, selector: Any, message: str) -> None:
+    with pytest.raises(OutputError, match=message):
+        logits_of(output, selector, 2)
+
+
+def test_scores_must_be_finite() -> None:
+    targets.check_finite(Z)
+    for value in (torch.nan, torch.inf):
+        broken = Z.clone()
+        broken[1, 2] = value
+        with pytest.raises(OutputError, match=r"output for images\[1\] is NaN or infinite"):
+            targets.check_finite(broken)
+
+
+# Kinds ----------------------------------------------------------------------------------------
+
+
+def function(output: Tensor) -> Tensor:
+    return output[:, 0] * output[:, 1]
+
+
+KINDS = [
+    (None, True, True),
+    (3, True, True),
+    ([1, 2], True, True),
+    (torch.tensor([1, 2]), True, True),
+    (TopK(2), True, True),
+    (Classes(1), True, True),
+    (AllClasses(), True, True),
+    (Contrast(1), False, True),
+    (Finer(1), False, True),
+    (Region(1, torch.ones(1)), False, True),
+    (function, False, False),
+]
+
+
+@pytest.mark.parametrize(("target", "indexed", "affine"), KINDS, ids=lambda value: str(value)[:20])
+def test_kinds_of_targets(target: Any, indexed: bool, affine: bool) -> None:
+    assert (is_indexed(target), is_class_target(target)) == (indexed, affine)
+
+
+FIRST = [
+    (None, None),
+    (3, 3),
+    (torch.tensor(3), 3),
+    (Classes(4, 1), 4),
+    (Classes(), None),
+    ([5, 6, 7], [5, 6]),
+    ((5, 6, 7), (5, 6)),
+    ([5, 6], None),
+    ([[5, 1], [6, 1], [7, 1]], None),
+    (torch.tensor([5, 6, 7]), [[5], [6]]),
+    (torch.tensor([[5, 1], [6, 1], [7, 1]]), [[5], [6]]),
+    (torch.zeros(3, 1, 1), None),
+    (torch.tensor([5, 6]), None),
+    (TopK(2), None),
+    (AllClasses(), None),
+    (Contrast(1), None),
+    (Finer(1), None),
+    (Region(1, torch.ones(3)), None),
+    (function, None),
+]
+
+
+@pytest.mark.parametrize(("target", "expected"), FIRST, ids=lambda value: str(value)[:20])
+def test_one_class_of_each_of_the_first_images(target: Any, expected: Any) -> None:
+    found = first_class(target, 3, 2)
+    assert (found.tolist() if isinstance(found, Tensor) else found) == expected
+
+
+# Classes --------------------------------------------------------------------------------------
+
+CLASSES = [
+    (None, [[1], [2]]),
+    (0, [[0], [0]]),
+    (torch.tensor(3), [[3], [3]]),
+    (np.int64(3), [[3], [3]]),
+    ([3, 0], [[3], [0]]),
+    ((3, 0), [[3], [0]]),
+    (np.array([3, 0], np.uint8), [[3], [0]]),
+    (torch.tensor([3, 0], dtype=torch.int32), [[3], [0]]),
+    ([[3, 3, 1], [0, 1, 2]], [[3, 3, 1], [0, 1, 2]]),
+    (TopK(1), [[1], [2]]),
+    (TopK(4), [[1, 2, 0, 3], [2, 3, 0, 1]]),
+    (Classes(3, 0, 3), [[3, 0, 3], [3, 0, 3]]),
+    (AllClasses(), [[0, 1, 2, 3], [0, 1, 2, 3]]),
+]
+
+
+@pytest.mark.parametrize(("target", "index"), CLASSES, ids=lambda value: str(value)[:20])
+def test_classes_are_named_and_stay_what_they_are(target: Any, index: list[list[int]]) -> None:
+    bound = bind(target, Z.clone().requires_grad_())
+    assert bound.index.tolist() == index
+    assert bound.index.dtype == torch.int64
+    assert bound.index.is_contiguous()
+    assert not bound.index.requires_grad
+    assert torch.equal(bound.score(Z), Z.gather(1, torch.tensor(index)))
+    assert torch.equal(bound.score(OTHER), OTHER.gather(1, torch.tensor(index)))
+
+
+def test_indices_from_inference_mode_can_be_saved() -> None:
+    with torch.inference_mode():
+        index = Z.argmax(1)
+    assert not bind(index, Z).index.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (4, "target names class 4, but the model has 4 classes: use 0 to 3"),
+        (-1, "target names class -1"),
+        ([0, 9], "target names class 9"),
+        (True, "target=True is a bool: pass a class index"),
+        (1.5, "target must hold integer class indices, got torch.float32: 1.5"),
+        (torch.tensor([True, False]), "integer class indices, got torch.bool"),
+        (torch.tensor([1j, 0]), "integer class indices, got torch.complex64"),
+        ("cat", "target='cat' cannot be read: pass an int"),
+        ([[1], [2, 3]], "cannot be read"),
+        ([1, 2, 3], r"target has shape \(3,\) for 2 image\(s\): give one class for each"),
+        ([1], r"target has shape \(1,\) for 2"),
+        (torch.zeros(2, 1, 1, dtype=torch.int64), r"target has shape \(2, 1, 1\) for 2"),
+        (torch.zeros(2, 0, dtype=torch.int64), r"target has shape \(2, 0\) for 2"),
+        (TopK(0), r"TopK\(0\): k must be from 1 to 4"),
+        (TopK(5), r"TopK\(5\): k must be from 1 to 4"),
+        (Classes(), r"Classes\(\) is empty: name at least one class"),
+        (Classes(0, 4), "target names class 4"),
+        (Contrast(4), "target names class 4"),
+        (Contrast(1, 4), "target names class 4"),
+        (Contrast(1, -1), "target names class -1"),
+        (Finer(4), "target names class 4"),
+        (Finer(1, k=0), r"Finer\(k=0\): k must be from 1 to 3, the other classes"),
+        (Finer(1, k=4), r"Finer\(k=4\): k must be from 1 to 3"),
+        (Region(4, torch.ones(1)), "target names class 4"),
+        (Region(1, torch.ones(1)), "this model gives one score per class: name the class"),
+        (lambda out: out.sum(), r"the target function returned a Tensor of shape \(\) for 2 image"),
+        (lambda out: out[:1], r"returned a Tensor of shape \(1, 4\) for 2 image"),
+        (lambda out: out[:, :, None], r"returned a Tensor of shape \(2, 4, 1\)"),
+        (lambda out: [1.0, 2.0], r"returned a list of 2 entries of shape \(\)"),
+        (lambda out: out[:, 0].numpy(), r"returned a ndarray, expected a tensor \(b,\) or \(b, t\)"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(target: Any, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        bind(target, Z)
+
+
+def test_one_score_has_no_others() -> None:
+    with pytest.raises(TargetError, match="Contrast needs at least two classes"):
+        bind(Contrast(0), Z[:, :1])
+
+
+# Scores that are no class's -------------------------------------------------------------------
+
+
+def test_contrasts() -> None:
+    pair = bind(Contrast(3, 1), Z)
+    assert pair.index.tolist() == [[3], [3]]
+    assert torch.equal(pair.score(OTHER), OTHER[:, [3]] - OTHER[:, [1]])
+    rest = bind(Contrast(2), Z)
+    torch.testing.assert_close(rest.score(OTHER)[:, 0], OTHER[:, 2] - OTHER[:, [0, 1, 3]].mean(1))
+    assert torch.equal(bind(Contrast(2, 2), Z).score(OTHER), torch.zeros(2, 1, dtype=torch.float64))
+    assert rest.score(OTHER).dtype == torch.float64
+
+
+def test_what_sets_a_class_apart() -> None:
+    bound = bind(Finer(2, k=2, strength=0.7), Z)
+    assert bound.index.tolist() == [[2], [2]]
+    near = torch.tensor([[0, 1], [3, 0]])  # |z − z[2]|: 1, 2, -, 5 and 2, 3.5, -, 0.5
+    expected = OTHER[:, [2]] - 0.7 * OTHER.gather(1, near).mean(1, keepdim=True)
+    torch.testing.assert_close(bound.score(OTHER), expected)
+    predicted = bind(Finer(k=1), Z)
+    assert predicted.index.tolist() == [[1], [2]]
+    torch.testing.assert_close(predicted.score(Z), torch.tensor([[2.0], [0.5]], dtype=torch.float64))
+    assert bind(Finer(k=3), Z).score(Z)[0, 0] == 4.0
+
+
+def test_regions() -> None:
+    dense = torch.arange(2 * 3 * 4.0).reshape(2, 3, 2, 2).sin()
+    mask = torch.tensor([[True, False], [True, True]])
+    bound = bind(Region(1, mask), dense)
+    assert bound.index.tolist() == [[1], [1]]
+    torch.testing.assert_close(bound.score(dense + 1)[:, 0], ((dense + 1)[:, 1] * mask).sum((1, 2)))
+    each = torch.rand(2, 2, 2, dtype=torch.float64)
+    score = bind(Region(2, each), dense).score(dense)
+    assert score.dtype == torch.float32
+    torch.testing.assert_close(score[:, 0], (dense[:, 2] * each.float()).sum((1, 2)))
+    with pytest.raises(TargetError, match=r"mask has shape \(3, 2\), expected \(2, 2\) or \(2, 2, 2\)"):
+        bind(Region(1, torch.ones(3, 2)), dense)
+    with pytest.raises(TargetError, match=r"shape \(2, 3, 2, 2\), one score per position: use target=Region"):
+        bind(1, dense)
+
+
+@pytest.mark.parametrize(
+    ("function", "width"), [(function, 1), (lambda out: out[:, :3] * 2, 3)], ids=["one", "three"]
+)
+def test_functions(function: Callable[[Tensor], Tensor], width: int) -> None:
+    bound = bind(function, Z)
+    assert bound.index.tolist() == [[-1] * width] * 2
+    torch.testing.assert_close(bound.score(OTHER), function(OTHER).reshape(2, width))
+    dense = bind(lambda out: function(out.mean(2)), torch.zeros(2, 4, 5))  # no business of ours
+    assert dense.index.tolist() == [[-1] * width] * 2
+
+
+def test_scores_have_two_axes() -> None:
+    assert torch.equal(targets.two_axes(Z[:, 0]), Z[:, :1])
+    assert targets.two_axes(Z) is Z
+    with pytest.raises(TargetError, match=r"the target function returned a float, expected a tensor"):
+        targets.two_axes(1.0)
