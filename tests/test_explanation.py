@@ -1,14 +1,20 @@
 """Saving and loading: arrays without pickle, a manifest, and clear errors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import hirescam
-from hirescam.explanation import hash_weights
+from hirescam import explanation, overlays
+from hirescam.audits import Audit
+from hirescam.explanation import Weights, hash_weights
+from hirescam.passes.state import State
+from hirescam.proof.laws import Laws
 from toys import FlattenNet, NormNet, images, ready
 
 
@@ -100,3 +106,143 @@ def test_results_are_frozen() -> None:
     assert repr(result) == (
         "Explanation(raw=(2, 1, 8, 8), layer='features', rule='hirescam', guarantee='exact')"
     )
+
+
+# What it says of itself -----------------------------------------------------------------------
+
+
+def made(**fields: object) -> hirescam.Explanation:
+    return replace(hirescam.explain(ready(FlattenNet()), images(), target=hirescam.TopK(2)), **fields)
+
+
+def test_the_offset_is_what_the_map_leaves_of_the_score() -> None:
+    result = made(raw=torch.ones(2, 2, 3, 4), score=torch.tensor([[13.0, 12.0], [0.0, -1.0]]))
+    assert result.offset.tolist() == [[1, 0], [-12, -13]]
+
+
+def test_tokens_that_have_no_place_are_left_out_of_the_grid() -> None:
+    tokens = torch.arange(14.0).reshape(1, 2, 7)
+    result = made(raw=tokens, grid=(2, 3), prefix=1)
+    assert torch.equal(result.on_grid, tokens[..., 1:].reshape(1, 2, 2, 3))
+    plain = made(raw=tokens, grid=(7,))
+    assert plain.on_grid is plain.raw
+
+
+def test_a_view_is_of_the_grid_and_as_large_as_the_image() -> None:
+    result = made(raw=-torch.arange(14.0).reshape(1, 2, 7), grid=(2, 3), prefix=1, image_size=(4, 6))
+    assert result.view().values.shape == (1, 2, 4, 6)
+    assert result.view(size=[8, 9]).values.shape == (1, 2, 8, 9)
+    nearest = result.view(size=(2, 3), resample="nearest", scale=None)
+    assert torch.equal(nearest.values, result.on_grid)
+    assert not result.view(sign="positive").values.any()
+    shared = result.view(size=(2, 3), scale="shared").values
+    assert shared.abs().amax((2, 3))[0].tolist() == pytest.approx([6 / 13, 1])
+    assert (result.raw == -torch.arange(14.0).reshape(1, 2, 7)).all()
+
+
+def test_an_overlay_is_drawn_at_the_resolution_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.Tensor, dict[str, object]]] = []
+    monkeypatch.setattr(
+        overlays, "draw", lambda maps, pictures, **options: seen.append((maps, options)) or []
+    )
+    result, pictures = made(), images()
+    result.overlay(pictures, sign="negative", resample="nearest", scale="shared", opacity=0.3)
+    ((maps, options),) = seen
+    wanted = result.view(size=result.grid, sign="negative", resample="nearest", scale="shared")
+    assert torch.equal(maps, wanted.values)
+    assert options == {"resample": "nearest", "opacity": 0.3}
+
+
+# Weights --------------------------------------------------------------------------------------
+
+
+def test_the_hash_is_of_the_weights_that_were_explained() -> None:
+    model = ready(FlattenNet())
+    wanted = hash_weights(model)
+    asked, unasked = Weights(model, State(model)), Weights(model, State(model))
+    assert asked.sha256 == wanted
+    with torch.no_grad():
+        model.head.bias.add_(1)
+    assert asked.sha256 == wanted  # it was asked for in time
+    assert unasked.sha256 == ""
+    assert Weights(model, State(model)).sha256 not in ("", wanted)
+
+
+def test_a_change_that_leaves_no_version_gives_no_hash() -> None:
+    model = ready(FlattenNet())
+    weights = Weights(model, State(model))
+    model.head.weight.data.neg_()
+    assert weights.sha256 == ""
+    model.head.weight.data.neg_()
+    assert weights.sha256 == hash_weights(model)
+
+
+def test_the_hash_covers_names_types_shapes_and_bytes() -> None:
+    def model(**buffers: torch.Tensor) -> nn.Module:
+        made = nn.Module()
+        for name, tensor in buffers.items():
+            made.register_buffer(name, tensor)
+        return made
+
+    one = torch.arange(6.0)
+    hashes = [
+        hash_weights(model(a=one, b=one)),
+        hash_weights(model(a=one, c=one)),
+        hash_weights(model(a=one, b=one + 1)),
+        hash_weights(model(a=one, b=one.reshape(2, 3))),
+        hash_weights(model(a=one, b=one.view(torch.int32))),
+        hash_weights(model(a=one)),
+    ]
+    assert len(set(hashes)) == 6
+    assert hash_weights(model(b=one, a=one)) == hashes[0]
+    other = one.reshape(2, 3)
+    assert hash_weights(model(a=other.T)) == hash_weights(model(a=other.T.contiguous()))
+    half = model(a=one.bfloat16(), b=torch.tensor(3))
+    assert len(hash_weights(half)) == 64
+    half.get_extra_state = lambda: {"not": "a tensor"}  # which state_dict() holds too
+    assert len(hash_weights(half)) == 64
+
+
+def test_a_result_that_was_loaded_keeps_its_hash(tmp_path: Path) -> None:
+    model = ready(FlattenNet())
+    hirescam.explain(model, images()).save(tmp_path / "x.json")
+    again = hirescam.load(tmp_path / "x.json")
+    with torch.no_grad():
+        model.head.bias.add_(1)
+    assert again.manifest()["weights_sha256"] == again.weights != hash_weights(model)
+
+
+def test_everything_is_in_the_manifest_and_comes_back(tmp_path: Path) -> None:
+    result = made(
+        layer="x.y", rule="z", image_size=(4, 6), grid=(2, 3), prefix=1, steps=("one", "two"), model="M",
+        laws=Laws(0.1, 0.2, 3, complete=True, local=False), raw=torch.rand(2, 2, 7),
+        audit=Audit(1, 2, 0.3, ("it failed",)),
+    )  # fmt: skip
+    data = result.manifest()
+    assert data["format"] == "hirescam-explanation-1"
+    assert data["target"] == result.target.tolist()
+    assert torch.__version__.startswith(data["versions"]["torch"])
+    result.save(tmp_path / "x")
+    again = hirescam.load(tmp_path / "x")
+    for name in (
+        "layer", "rule", "certificate", "image_size", "grid", "prefix", "laws", "steps", "model", "audit",
+    ):  # fmt: skip
+        assert getattr(again, name) == getattr(result, name), name
+    assert again.weights == data["weights_sha256"]
+    assert again.origin is None
+    plain = made()
+    plain.save(tmp_path / "y")
+    assert hirescam.load(tmp_path / "y").audit is None
+    assert hirescam.load(tmp_path / "y").laws is None
+
+
+def test_a_package_that_is_not_installed_has_no_version() -> None:
+    assert explanation._version("no-such-package-here") == "unknown"
+
+
+def test_an_older_manifest_without_audits_is_read(tmp_path: Path) -> None:
+    hirescam.explain(ready(FlattenNet()), images()).save(tmp_path / "x")
+    data = json.loads((tmp_path / "x.json").read_text())
+    del data["audit"]
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    assert hirescam.load(tmp_path / "x").audit is None

@@ -8,7 +8,8 @@ is a matrix product for each location (one for all of them where J does not vary
 class by class, when a class is first asked for, from the head's graph of the pass that certified it; the
 classes that it was certified on are known from the start.
 
-Every result checks itself: Σ_s raw + offset must give the logit that the same forward pass produced.
+Every class that is learnt is held against what the model itself answered to probes, and every result checks
+itself: Σ_s raw + offset must give the logit that the same forward pass produced.
 """
 
 import threading
@@ -18,12 +19,12 @@ import torch
 from torch import Tensor
 
 from hirescam.passes import targets
-from hirescam.passes.borrow import version_of
 from hirescam.passes.head import chunks
 from hirescam.passes.layout import Layout
 from hirescam.passes.targets import Target
 from hirescam.passes.trace import Pass, Trace, widen
-from hirescam.proof.laws import tolerance_of
+from hirescam.proof.laws import rounding_of, tolerance_of
+from hirescam.proof.probes import Answers, wrong_class
 from hirescam.rulebook.gradient import constant_over_space
 
 MOST_BYTES = 768 * 2**20
@@ -41,8 +42,18 @@ class Maps:
     layout: Layout
 
 
-class StaleHead(Exception):  # noqa: N818 - never seen outside
-    """The head is not the one whose Jacobian is known."""
+@dataclass(frozen=True)
+class Doubt:
+    """Why the closed form has no answer.
+
+    Attributes:
+        images: numbers of the images whose scores the Jacobian does not account for; none where it is not
+            about images.
+        label: a class whose gradient is not what the model does.
+    """
+
+    images: tuple[int, ...] = ()
+    label: int | None = None
 
 
 class ClosedForm:
@@ -51,28 +62,25 @@ class ClosedForm:
     Args:
         finished: the pass that certified the head.
         traced: the trace of its scores, which are of one class for each image.
+        answers: what the model said when its layer was replaced; every class is held against them.
         most_bytes: keep no more of J than this; classes that do not fit are left to the gradient path.
     """
 
-    def __init__(self, finished: Pass, traced: Trace, *, most_bytes: int = MOST_BYTES) -> None:
-        self._pass = finished
+    def __init__(
+        self, finished: Pass, traced: Trace, answers: Answers, *, most_bytes: int = MOST_BYTES
+    ) -> None:
+        self._pass, self._answers = finished, answers
         self._classes = finished.logits.shape[1]
         self._offset = torch.zeros(0)
         self._rows: Tensor | None = None  # (c, k) where pooled, else (s, c, k): known ones first, in order
         self._known: dict[int, int] = {}
         self._pooled = True  # until a class is met whose J is not the same at every location
         self._most_bytes = most_bytes
-        self._watched = [(tensor, version_of(tensor)) for tensor in finished.head.constants()]
         self._lock = threading.Lock()
         if self._most_rows:
             self._learn([int(traced.index[0, 0])], traced.gradients[0, :1])
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the head's parameters are as they were when it was certified."""
-        return all(version_of(tensor) == version for tensor, version in self._watched)
-
-    def maps(self, leaf: Tensor, logits: Tensor, target: Target) -> Maps | None:
+    def maps(self, leaf: Tensor, logits: Tensor, target: Target) -> Maps | Doubt | None:
         """Explain one forward pass.
 
         Args:
@@ -81,27 +89,26 @@ class ClosedForm:
             target: what is explained.
 
         Returns:
-            None where more classes are asked for than the bound of memory allows.
-
-        Raises:
-            StaleHead: the cached head does not reproduce this pass's logits: weights were changed, a module
-                was swapped, another branch was taken.
+            The maps; or a doubt, where the Jacobian does not reproduce this pass's logits (weights were
+            changed, a module was swapped, another branch was taken) or a class has a wrong gradient; or None
+            where more classes are asked for than the bound of memory allows.
         """
         targets.check_finite(logits)
         bound = targets.bind(target, logits)
         layout = self._pass.layout
         activations = widen(layout.read(leaf)).flatten(2)
-        found = self._rows_for(bound.index)
-        if found is None:
-            return None
         if leaf.shape[1:] != self._pass.leaf.shape[1:]:
-            raise StaleHead
+            return Doubt(tuple(range(len(leaf))))
+        found = self._rows_for(bound.index)
+        if found is None or isinstance(found, Doubt):
+            return found
         rows, places, offset = found
         with torch.autocast(leaf.device.type, enabled=False):  # sums stay in full precision
             flat = self._multiply(rows, places, activations)
         score = widen(bound.score(logits))
-        if not _reproduces(flat, offset[places], score, logits.dtype):
-            raise StaleHead
+        strangers = _not_reproduced(flat, offset[places], score, logits.dtype)
+        if strangers:
+            return Doubt(strangers)
         raw = flat.unflatten(2, layout.space)
         return Maps(raw, score, bound.index, logits, layout)
 
@@ -117,7 +124,7 @@ class ClosedForm:
         chosen = rows[:, places].permute(1, 2, 0, 3)  # (b, t, s, k)
         return torch.einsum("btsk,bks->bts", chosen, activations)
 
-    def _rows_for(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _rows_for(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor] | Doubt | None:
         every = index.shape[1] >= self._classes
         labels = list(range(self._classes)) if every else index.flatten().tolist()
         wanted = sorted(set(labels))
@@ -126,7 +133,11 @@ class ClosedForm:
             for part in chunks(len(missing), _CLASSES_TOGETHER):
                 if len(self._known) + len(missing) - part.start > self._most_rows:
                     return None
-                self._learn(missing[part], self._pass.jacobian(missing[part]))
+                jacobian = self._pass.jacobian(missing[part])
+                wrong = wrong_class(self._answers, jacobian, missing[part], self._pass)
+                if wrong is not None:
+                    return Doubt(label=wrong)
+                self._learn(missing[part], jacobian)
             if missing and len(self._known) == self._classes:
                 self._sort()
             if self._rows is None:
@@ -152,9 +163,7 @@ class ClosedForm:
             if self._rows is not None:
                 self._rows = self._rows.repeat(self._pass.layout.locations, 1, 1)
         jacobian = jacobian.flatten(2)
-        activations = self._pass.activations[:1].flatten(2)
-        scores = widen(self._pass.logits.detach()[0, classes])
-        offset = scores - (jacobian * activations).sum((1, 2))
+        offset = self._answers.of("nothing")[0, classes]
         self._keep(jacobian.mean(2) if self._pooled else jacobian.permute(2, 0, 1))
         self._offset = torch.cat([self._offset.to(offset), offset])
         for label in classes:
@@ -192,10 +201,16 @@ def _take(rows: Tensor, places: Tensor, axis: int) -> Tensor:
     return rows if in_order else rows.index_select(axis, places)
 
 
-def _reproduces(flat: Tensor, offset: Tensor, score: Tensor, dtype: torch.dtype) -> bool:
-    wrong = (flat.sum(2) + offset - score).abs()
-    tolerance = tolerance_of(dtype)
-    if bool((wrong <= tolerance * score.abs()).all()):
-        return True
-    size = flat.abs().sum(2) + offset.abs() + score.abs()
-    return bool((wrong <= tolerance * size).all())
+def _not_reproduced(flat: Tensor, offset: Tensor, score: Tensor, dtype: torch.dtype) -> tuple[int, ...]:
+    """Numbers of the images whose maps ``(b, t, s)`` and offsets do not add up to their scores ``(b, t)``.
+
+    The error is held against what the map accounts for, so that a large offset hides nothing.
+    """
+    total = flat.sum(2)
+    wrong = (total + offset - score).abs()
+    explained = (score - offset).abs()
+    allowed = tolerance_of(dtype) * torch.maximum(total.abs(), explained)
+    if bool((wrong <= allowed).all()):
+        return ()
+    allowed = allowed + rounding_of(dtype) * (flat.abs().sum(2) + offset.abs() + score.abs())
+    return tuple(torch.nonzero((~(wrong <= allowed)).any(1)).flatten().tolist())

@@ -7,16 +7,16 @@ the network is still the one that was compiled; a stale one must not be used.
 
 import warnings
 from collections.abc import Callable, Sequence
-from operator import is_
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._inductor import config as inductor
 
 from hirescam.errors import ModelError
-from hirescam.passes.borrow import Call, parts
-from hirescam.passes.cut import Request, look
+from hirescam.passes.borrow import Call
+from hirescam.passes.cut import Site, look
+from hirescam.passes.state import Ends, State
 from hirescam.passes.trace import Pass
 from hirescam.proof.laws import tolerance_of
 
@@ -24,14 +24,14 @@ from hirescam.proof.laws import tolerance_of
 class LayerAndLogits(nn.Module):
     """A network that returns the layer's output and the logits; the network in it is the caller's own."""
 
-    def __init__(self, model: nn.Module, request: Request) -> None:
+    def __init__(self, site: Site) -> None:
         super().__init__()
-        self.model, self.request = model, request
+        self.model, self.site = site.model, site
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """From images ``(b, c, *space)`` to the layer's output in its own shape and the logits ``(b, c)``."""
         call = Call(images, None, tuple(images.shape))
-        return look(self.model, call, self.request, inference=False)
+        return look(self.site, call, inference=False)
 
 
 class Compiled:
@@ -45,7 +45,7 @@ class Compiled:
     """
 
     def __init__(self, finished: Pass) -> None:
-        self._state = _State(finished.model)
+        self._ends = Ends(State(finished.site.model).tensors)
         self._run = _compile(finished)
         leaf, logits = self(finished.call.images)
         for name, got, expected in (
@@ -61,12 +61,11 @@ class Compiled:
 
     @property
     def fresh(self) -> bool:
-        """Whether the network is as it was when it was compiled.
+        """Whether weights lie where they lay and begin and end as they did when they were frozen.
 
-        Seen are other modules, other parameters and buffers, changes of them in place, and changes through
-        ``.data`` that reach the first or the last value of one.
+        What else makes a model another one is for `State` to see.
         """
-        return self._state.same
+        return self._ends.same
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network; the results are the caller's to keep."""
@@ -88,7 +87,9 @@ def trace_program(
     """
     images = images.detach()
     example = images if len(images) > 1 else images.repeat(2, *[1] * (images.ndim - 1))
-    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
+    # CUDA's kernels count the images of a batch in 16 bits, and a traced program has to say so.
+    most = {"max": 2**16 - 1} if images.is_cuda else {}
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch", **most)}
     if any_size:
         dimensions |= dict.fromkeys(range(2, images.ndim), torch.export.Dim.DYNAMIC)
     try:
@@ -104,11 +105,14 @@ def trace_program(
 
 
 def _compile(finished: Pass) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    module = LayerAndLogits(finished.model, finished.request).eval()
+    # Importing the compiler takes nearly as long as importing torch; few callers want it.
+    from torch._inductor import config as inductor
+
+    module = LayerAndLogits(finished.site).eval()
     program, example = trace_program(module, finished.call.images)
     frozen = finished.leaf.dtype is not torch.float64  # whose weights have no packed layout on CPUs
     try:
-        with warnings.catch_warnings(), inductor.patch({"freezing": frozen} | _tuning()):
+        with warnings.catch_warnings(), inductor.patch({"freezing": frozen} | _tuning(inductor)):
             warnings.simplefilter("ignore")
             run: Callable[[Tensor], tuple[Tensor, Tensor]]
             run = torch.compile(program.module(), options=_guards())
@@ -124,7 +128,7 @@ def _compile(finished: Pass) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return run
 
 
-def _tuning() -> dict[str, Any]:
+def _tuning(inductor: ModuleType) -> dict[str, Any]:
     """Let the compiler time its own matrix products against the library's; say nothing about it.
 
     For a single image a large fully connected layer is bound by reading its weights, which the library's
@@ -154,49 +158,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-
-
-class _State:
-    """What a network consists of, where its values lie, how often they were written to, and some of them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._modules = parts(model)
-        self._tensors = _tensors(self._modules)
-        self._dense = [tensor for tensor in self._tensors if tensor.layout is torch.strided]
-        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        self._probes: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for tensor in self._dense:
-            if tensor.numel() and not tensor.is_quantized:
-                self._probes.setdefault((tensor.device, tensor.dtype), []).append(_ends(tensor))
-        self._written, self._values = self._read()
-
-    @property
-    def same(self) -> bool:
-        """Whether the network is as it was."""
-        modules = parts(self._model)
-        if not _identical(modules, self._modules) or not _identical(_tensors(modules), self._tensors):
-            return False
-        written, values = self._read()
-        return written == self._written and all(map(torch.equal, values, self._values))
-
-    def _read(self) -> tuple[list[int], list[Tensor]]:
-        written = [tensor.data_ptr() for tensor in self._dense]
-        written += [tensor._version for tensor in self._counted]
-        return written, [torch.cat(views).view(torch.uint8) for views in self._probes.values()]
-
-
-def _tensors(modules: list[nn.Module]) -> list[Tensor]:
-    """Every parameter and buffer, some perhaps twice."""
-    held = [(*module._parameters.values(), *module._buffers.values()) for module in modules]
-    return [tensor for some in held for tensor in some if tensor is not None]
-
-
-def _identical(first: Sequence[object], second: Sequence[object]) -> bool:
-    return len(first) == len(second) and all(map(is_, first, second))
-
-
-def _ends(tensor: Tensor) -> Tensor:
-    """A view of a tensor's first and last value, whatever its strides."""
-    last = sum(stride * (size - 1) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.detach().as_strided((2,), (last,), tensor.storage_offset())

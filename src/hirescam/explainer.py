@@ -1,4 +1,4 @@
-"""The friendly verbs: choose and certify a layer once, trace, apply a rule, freeze the result."""
+"""The only orchestrator: choose and certify a layer once, trace, apply a rule, freeze the result."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -6,19 +6,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hirescam.closed_form import Maps, StaleHead
-from hirescam.errors import ModelError
-from hirescam.explanation import Explanation, Origin
+from hirescam.audits import Audit, Auditor, audit
+from hirescam.closed_form import Doubt, Maps
+from hirescam.errors import HirescamError, ModelError
+from hirescam.explanation import Explanation, Origin, Weights
 from hirescam.passes import taps
-from hirescam.passes.borrow import Call, Inputs, as_call, check_model, first_not_finite, unwrap
-from hirescam.passes.cut import Request, look, output_at
+from hirescam.passes.borrow import Call, Inputs, as_call, first_not_finite, unwrap
+from hirescam.passes.cut import Site, look, output_at
 from hirescam.passes.layout import infer
+from hirescam.passes.state import State
 from hirescam.passes.targets import OutputSelector, Target, is_indexed
-from hirescam.passes.trace import Pass, Trace, forward
+from hirescam.passes.trace import Pass, Trace, Wish, forward
 from hirescam.planning import CERTIFIED_IMAGES, Plan, Planner
-from hirescam.proof import selection
-from hirescam.proof.certificate import Certificate, Guarantee
-from hirescam.proof.laws import measure
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Guarantee
+from hirescam.proof.judging import upheld
+from hirescam.proof.laws import measure, tolerance_of
 from hirescam.proof.selection import Layer
 from hirescam.receptive_field import ReceptiveField, receptive_field
 from hirescam.rulebook import Rule, get
@@ -37,6 +40,10 @@ class Explainer:
         grid: how locations lie on the image, such as ``(14, 14)``, for token models whose grid cannot be
             seen from the number of tokens.
         progress: called with (done, total) while a rule runs the network or its head many times.
+        audit: for this share of the pictures, remove one random location in the real model and compare what
+            the score loses with the map (rule ``hirescam``, exact and conditional heads). Each costs about
+            two forward passes of one picture; a failure takes the guarantee back. What was found is in
+            `audits`, and in every result.
 
     Example:
         >>> import torch, hirescam
@@ -56,10 +63,18 @@ class Explainer:
         output: OutputSelector = None,
         grid: tuple[int, ...] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        audit: float = 0.0,
     ) -> None:
         self.model = unwrap(model)
+        self._auditor = Auditor(audit)
         tap = None if layer is None else taps.find(self.model, layer)
+        self._hashed: tuple[State, Weights] | None = None
         self._planner = Planner(self.model, tap, output, None if grid is None else tuple(grid), progress)
+
+    @property
+    def audits(self) -> Audit:
+        """What audits found since this explainer was made."""
+        return self._auditor.found
 
     def compile(self) -> "Explainer":
         """Run the network through ``torch.compile`` from now on, where the closed form answers.
@@ -86,7 +101,14 @@ class Explainer:
         """Return an explainer of another network with the same output and grid; None is the same layer."""
         own = self._planner
         layer = layer or (None if own.tap is None else own.tap.name)
-        return Explainer(model, layer=layer, output=own.output, grid=own.grid, progress=own.progress)
+        return Explainer(
+            model,
+            layer=layer,
+            output=own.output,
+            grid=own.grid,
+            progress=own.progress,
+            audit=self._auditor.rate,
+        )
 
     def __call__(
         self,
@@ -109,19 +131,22 @@ class Explainer:
         Raises:
             HirescamError: the input, target, layer, rule or model cannot be used; the message says why.
         """
-        chosen = get(rule)
-        call = self._begin(images)
-        plan, certified = self._planner.plan_and_pass(call, target)
-        if chosen.name == "hirescam" and is_indexed(target) and not differentiable:
-            result = self._in_closed_form(call, plan, target, certified)
-            if result is not None:
-                return result
-            current, again = self._planner.plan_and_pass(call, target)
-            plan, certified = current, certified if current is plan else again
-        hold = chosen.holds and plan.certificate.guarantee is Guarantee.CONDITIONAL
-        request = replace(plan.request, target=target, hold=hold, differentiable=differentiable)
-        finished = self._pass(call, request, certified)
-        return self._explanation(call, plan, chosen, _maps(finished, _map(chosen, finished)))
+        chosen, call = get(rule), self._begin(images)
+        plan = self._planner.plan(call, target)
+        maps = None
+        if chosen.is_hirescam and is_indexed(target) and not differentiable and call.key is None:
+            plan, maps = self._in_closed_form(call, plan, target)
+        if maps is None:
+            plan, finished = self._by_gradient(call, plan, Wish(target, chosen.holds, differentiable))
+            maps = _maps(finished, self._map(chosen, finished))
+        return self._explanation(call, plan, chosen, maps, self._audited(call, plan, chosen, target, maps))
+
+    def _audited(self, call: Call, plan: Plan, chosen: Rule, target: Target, maps: Maps) -> Audit | None:
+        if not self._auditor.rate or not chosen.is_hirescam:
+            return None
+        check_finite(maps.raw)
+        with self._planner.giving_back():
+            return audit(self._auditor, plan, call, target, maps)
 
     def compare(
         self,
@@ -136,17 +161,22 @@ class Explainer:
             One explanation for each rule, with `Explanation.laws` filled in.
         """
         call = self._begin(images)
-        plan, finished = self._planner.plan_and_pass(call, target)
-        conditional = plan.certificate.guarantee is Guarantee.CONDITIONAL
-        results = {}
+        plan, results, finished = self._planner.plan(call, target), {}, None
         for chosen in map(get, rules):
-            request = replace(plan.request, target=target, hold=conditional and chosen.holds)
-            finished = self._pass(call, request, finished)
-            raw = _map(chosen, finished)
-            laws = measure(finished.trace(), raw)
-            result = self._explanation(call, plan, chosen, _maps(finished, raw))
-            results[chosen.name] = replace(result, laws=laws)
-        return results
+            wish = Wish(target, chosen.holds)
+            plan, finished = self._by_gradient(call, plan, wish, finished)
+            raw = self._map(chosen, finished)
+            with self._planner.giving_back():
+                laws = measure(finished.trace(), raw)
+            results[chosen.name] = (chosen, _maps(finished, raw), laws)
+        audits = {
+            name: self._audited(call, plan, chosen, target, maps)
+            for name, (chosen, maps, _) in results.items()
+        }
+        return {
+            name: replace(self._explanation(call, plan, chosen, maps, audits[name]), laws=laws)
+            for name, (chosen, maps, laws) in results.items()
+        }
 
     def trace(self, images: Inputs, *, target: Target = None) -> Trace:
         """Run the model once and return what a rule may know, for measurements of your own.
@@ -154,68 +184,104 @@ class Explainer:
         On conditional heads the divisors of normalisers are held, as for the rule ``hirescam``.
         """
         call = self._begin(images)
-        plan, certified = self._planner.plan_and_pass(call, target)
-        hold = plan.certificate.guarantee is Guarantee.CONDITIONAL
-        return self._pass(call, replace(plan.request, target=target, hold=hold), certified).trace()
+        return self._by_gradient(call, self._planner.plan(call, target), Wish(target, hold=True))[1].trace()
 
     def certified_pass(self, images: Inputs) -> Pass:
         """Run the model once on the first images, for the predicted classes, and return the whole pass."""
         call = self._begin(images).first(CERTIFIED_IMAGES)
-        return forward(self.model, call, self._planner.plan(call, None).request)
+        return forward(self._planner.plan(call, None).site, call)
 
     def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
         """Certify the layer (the chosen one, or the best) for images like these."""
-        return self._planner.plan(self._begin(images), target).certificate
+        call = self._begin(images)
+        plan = self._planner.plan(call, target)
+        if is_indexed(target) and call.key is None:
+            plan, maps = self._in_closed_form(call, plan, target)
+            if maps is not None:
+                return plan.certificate
+        return self._by_gradient(call, plan, Wish(target, hold=True))[0].certificate
 
     def layers(self, images: Inputs, *, target: Target = None) -> list[Layer]:
-        """Grade every tap by structure, in the order in which they run; one is marked as chosen."""
-        call = self._begin(images)
-        graph = self._planner.graph(call, target)
-        return selection.listing(graph, *self._planner.candidates(graph, call))
+        """Grade every tap, in the order in which they run; one is marked as chosen."""
+        return self._planner.layers(self._begin(images), target)
 
     def _begin(self, images: Inputs) -> Call:
-        check_model(self.model)
-        return as_call(images)
+        call = as_call(images)
+        self._planner.look()
+        return call
 
-    def _pass(self, call: Call, request: Request, made: Pass | None) -> Pass:
-        """The pass that was just made on these images, if it answers the request, or a new one."""
-        if made is not None and made.answers(request):
-            return made.about(request)
-        return forward(self.model, call, request)
+    def _in_closed_form(self, call: Call, plan: Plan, target: Target) -> tuple[Plan, Maps | None]:
+        """Maps without a backward pass, and the plan that stands; None where gradients have to be taken."""
+        for doubted in (False, True):
+            if plan.closed_form is None:
+                break
+            answer = plan.closed_form.maps(*self._look(call, plan), target)
+            if not isinstance(answer, Doubt):
+                return plan, answer
+            if doubted and answer.images:
+                plan.weaken(f"it does not account for the score of images[{answer.images[0]}]")
+            else:
+                plan = self._planner.resolve(plan, answer, call, target)
+        return plan, None
 
-    def _in_closed_form(
-        self, call: Call, plan: Plan, target: Target, certified: Pass | None
-    ) -> Explanation | None:
-        """Maps without a backward pass; None where the gradient path has to answer."""
-        closed_form = plan.closed_form
-        if closed_form is None or call.key is not None:
-            return None
-        try:
-            maps = closed_form.maps(*self._look(call, plan, certified), target)
-        except StaleHead:
-            self._planner.renew(call, target)
-            return None
-        if maps is None:
-            return None
-        self._planner.answered(call, target)
-        return self._explanation(call, plan, get("hirescam"), maps)
-
-    def _look(self, call: Call, plan: Plan, certified: Pass | None) -> tuple[Tensor, Tensor]:
+    def _look(self, call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
         """The layer's output and the logits: of the pass that was just made, or of a new one."""
-        if certified is not None:
-            return certified.leaf.detach(), certified.logits.detach().clone()
-        if not plan.fresh:
-            raise StaleHead
-        if plan.compiled is not None:
-            return plan.compiled(call.images)
-        return look(self.model, call, plan.request)
+        made = plan.certified.finished
+        if made.call is call:
+            return made.leaf.detach(), made.logits.detach().clone()
+        with self._planner.giving_back():
+            return look(plan.site, call) if plan.compiled is None else plan.compiled(call.images)
 
-    def _explanation(self, call: Call, plan: Plan, chosen: Rule, maps: Maps) -> Explanation:
+    def _by_gradient(self, call: Call, plan: Plan, wish: Wish, made: Pass | None = None) -> tuple[Plan, Pass]:
+        """A pass with the head on the tape, and the plan that stands after what was seen in it."""
+        for _ in range(2):  # with the plan that there is, and with one made for these images
+            guarantee = plan.certificate.guarantee
+            wanted = replace(wish, hold=wish.hold and guarantee is Guarantee.CONDITIONAL)
+            finished = self._pass(plan, call, wanted, made)
+            if guarantee is Guarantee.NONE or (
+                upheld(finished, guarantee) and self._same_alone(plan, call, finished)
+            ):
+                self._planner.verified(plan, finished)
+                return plan, finished
+            plan, made = self._planner.again(call, wish.target), None
+        plan.weaken("what comes after the layer changes from call to call, or from image to image")
+        return plan, self._pass(plan, call, replace(wish, hold=False), None)
+
+    def _pass(self, plan: Plan, call: Call, wish: Wish, made: Pass | None) -> Pass:
+        certified = plan.certified.finished
+        for known in (made, certified if certified.call is call else None):
+            if known is not None and known.site is plan.site and known.answers(wish):
+                return known.about(wish)
+        with self._planner.giving_back():
+            return forward(plan.site, call, wish)
+
+    def _map(self, chosen: Rule, finished: Pass) -> Tensor:
+        with self._planner.giving_back():  # some rules run the model
+            parts = [chosen.function(finished.trace(part)) for part in finished.chunks()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _same_alone(self, plan: Plan, call: Call, finished: Pass) -> bool:
+        """Whether the first image scores in this batch as it does alone; asked once for each batch size."""
+        size = len(call.images)
+        if size in plan.batches or call.key is not None:
+            return True
+        plan.batches.add(size)
+        try:
+            with self._planner.giving_back():
+                _, alone = look(plan.site, call.first(1))
+        except HirescamError:  # a model for one size of batch, in which there is nothing to compare
+            return True
+        gap = (alone - finished.logits.detach()[:1]).abs().max()
+        return bool(gap <= tolerance_of(alone.dtype) * alone.abs().max())
+
+    def _explanation(
+        self, call: Call, plan: Plan, chosen: Rule, maps: Maps, audited: Audit | None = None
+    ) -> Explanation:
         check_finite(maps.raw)
         image_size = tuple(call.images.shape[2:])
 
         def field(cell: tuple[int, ...] | None) -> ReceptiveField:
-            return self._receptive_field(call, plan.request, cell)
+            return self._receptive_field(call, plan.site, cell)
 
         return Explanation(
             raw=maps.raw,
@@ -229,16 +295,25 @@ class Explainer:
             grid=maps.layout.grid,
             prefix=maps.layout.prefix,
             model=type(self.model).__name__,
-            origin=Origin(self.model, field),
+            audit=audited,
+            origin=Origin(self._weights(), field),
         )
 
-    def _receptive_field(self, call: Call, request: Request, cell: tuple[int, ...] | None) -> ReceptiveField:
+    def _weights(self) -> Weights:
+        """The weights that are being explained, shared by all results until they change."""
+        state = self._planner.state
+        if self._hashed is None or self._hashed[0] is not state:
+            assert state is not None
+            self._hashed = (state, Weights(self.model, state))
+        return self._hashed[1]
+
+    def _receptive_field(self, call: Call, site: Site, cell: tuple[int, ...] | None) -> ReceptiveField:
         images = call.images
         size = tuple(images.shape[2:])
 
         def cells(masks: Tensor) -> Tensor:
             marked = masks.to(images)[:, None].expand(-1, images.shape[1], *size)
-            output = output_at(self.model, call, request, marked)
+            output = output_at(site, call, marked)
             layout = infer(tuple(output.shape), size, grid=self._planner.grid)
             if layout is None:
                 raise ModelError("the layer has no grid of locations, so it has no receptive field")
@@ -247,11 +322,6 @@ class Explainer:
 
         grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
         return receptive_field(cells, size, grid, cell)
-
-
-def _map(chosen: Rule, finished: Pass) -> Tensor:
-    parts = [chosen.function(finished.trace(part)) for part in finished.chunks()]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _maps(finished: Pass, raw: Tensor) -> Maps:
@@ -271,72 +341,3 @@ def check_finite(raw: Tensor) -> None:
             f"the map of images[{bad}] has NaN or infinite values: activations or gradients overflow at "
             "this layer (in half precision, try float32)"
         )
-
-
-def explain(  # noqa: PLR0913 - the constructor's and the call's arguments, in one place
-    model: nn.Module,
-    images: Inputs,
-    *,
-    target: Target = None,
-    layer: LayerName = None,
-    rule: str | Rule = "hirescam",
-    output: OutputSelector = None,
-    grid: tuple[int, ...] | None = None,
-    differentiable: bool = False,
-) -> Explanation:
-    """Explain a batch of images with one call; keep an `Explainer` for more than one.
-
-    Args:
-        model: any ``torch.nn.Module`` in evaluation mode.
-        images: float tensor ``(b, c, *space)``, preprocessed.
-        target: what to explain; None is the predicted class of each image.
-        layer: name or module; None chooses the strongest guarantee.
-        rule: name of a rule.
-        output: how to find the logits in what the model returns.
-        grid: how tokens lie on the image, where that cannot be seen.
-        differentiable: keep the graph, so that the maps can stand in a loss.
-
-    Example:
-        >>> import torch, hirescam
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
-        ...                       nn.Linear(4, 2)).eval()
-        >>> result = hirescam.explain(model, torch.rand(1, 1, 16), target=1)
-        >>> bool((result.raw.sum(-1) + result.offset - result.logits[:, 1:]).abs().max() < 1e-6)
-        True
-    """
-    explainer = Explainer(model, layer=layer, output=output, grid=grid)
-    return explainer(images, target=target, rule=rule, differentiable=differentiable)
-
-
-def certify(
-    model: nn.Module,
-    images: Inputs,
-    layer: LayerName = None,
-    *,
-    target: Target = None,
-    output: OutputSelector = None,
-    grid: tuple[int, ...] | None = None,
-) -> Certificate:
-    """Say what is guaranteed about HiResCAM at one layer of a model.
-
-    Args:
-        model: any ``torch.nn.Module`` in evaluation mode.
-        images: a few typical images ``(b, c, *space)``; the graph is read from a pass over them.
-        layer: name or module; None certifies the layer that would be chosen.
-        target: what is explained; matters only for functions and regions.
-        output: how to find the logits in what the model returns.
-        grid: how tokens lie on the image, where that cannot be seen.
-    """
-    return Explainer(model, layer=layer, output=output, grid=grid).certify(images, target=target)
-
-
-def layers(
-    model: nn.Module,
-    images: Inputs,
-    *,
-    output: OutputSelector = None,
-    grid: tuple[int, ...] | None = None,
-) -> list[Layer]:
-    """List every place where the model can be explained, with its guarantee and the automatic choice."""
-    return Explainer(model, output=output, grid=grid).layers(images)

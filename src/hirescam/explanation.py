@@ -15,8 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hirescam import overlays, views
+from hirescam.audits import Audit
 from hirescam.errors import InputError, ModelError
-from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.passes.state import Ends, State
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Guarantee
 from hirescam.proof.laws import Laws
 from hirescam.receptive_field import ReceptiveField
 from hirescam.views import Resample, Scale, Sign, View
@@ -24,11 +27,30 @@ from hirescam.views import Resample, Scale, Sign, View
 _ARRAYS = ("raw", "score", "target", "logits")
 
 
+class Weights:
+    """The weights of a model as they are when this is made, for their hash.
+
+    Hashing reads every weight, so it is put off until somebody asks; if the weights were changed by then,
+    there is none.
+    """
+
+    def __init__(self, model: nn.Module, state: State) -> None:
+        self._model, self._state, self._ends = model, state, Ends(state.tensors)
+        self._sha256 = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of these weights; ``""`` where they were changed before it was asked for."""
+        if not self._sha256 and self._state.same and self._ends.same:
+            self._sha256 = hash_weights(self._model)
+        return self._sha256
+
+
 @dataclass(frozen=True, eq=False)
 class Origin:
     """The live model behind a result; a loaded result has none."""
 
-    model: nn.Module
+    weights: Weights
     receptive_field: Callable[[tuple[int, ...] | None], ReceptiveField]
 
 
@@ -51,6 +73,7 @@ class Explanation:
         laws: the laws measured on these maps, where that was asked for.
         steps: what was done to the maps after the rule; each step voids both laws.
         model: class name of the model.
+        audit: what audits of these pictures found; None where none were asked for.
     """
 
     raw: Tensor
@@ -67,6 +90,7 @@ class Explanation:
     steps: tuple[str, ...] = ()
     model: str = ""
     weights: str = ""
+    audit: Audit | None = None
     origin: Origin | None = field(default=None, repr=False)
 
     @property
@@ -146,12 +170,16 @@ class Explanation:
         return self.origin.receptive_field(cell)
 
     def manifest(self) -> dict[str, Any]:
-        """Everything but the arrays: versions, model and weights, layer, rule, certificate."""
+        """Everything but the arrays: versions, model and weights, layer, rule, certificate.
+
+        ``weights_sha256`` is the hash of the weights that were explained; ``""`` where they were changed
+        after the explanation and before the first manifest.
+        """
         return {
             "format": "hirescam-explanation-1",
             "versions": {name: _version(name) for name in ("hirescam", "torch", "numpy")},
             "model": self.model,
-            "weights_sha256": hash_weights(self.origin.model) if self.origin else self.weights,
+            "weights_sha256": self.origin.weights.sha256 if self.origin else self.weights,
             "layer": self.layer,
             "rule": self.rule,
             "image_size": list(self.image_size),
@@ -161,6 +189,7 @@ class Explanation:
             "certificate": asdict(self.certificate),
             "laws": asdict(self.laws) if self.laws else None,
             "steps": list(self.steps),
+            "audit": asdict(self.audit) if self.audit else None,
         }
 
     def save(self, path: str | Path) -> tuple[Path, Path]:
@@ -217,6 +246,7 @@ def load(path: str | Path) -> Explanation:
             steps=tuple(data["steps"]),
             model=data["model"],
             weights=data["weights_sha256"],
+            audit=_audit_from(data.get("audit")),
         )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -235,6 +265,10 @@ def hash_weights(model: nn.Module) -> str:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _audit_from(data: dict[str, Any] | None) -> Audit | None:
+    return Audit(**{**data, "failures": tuple(data["failures"])}) if data else None
 
 
 def certificate_from(data: dict[str, Any]) -> Certificate:

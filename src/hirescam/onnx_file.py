@@ -18,11 +18,12 @@ from hirescam.compiled import trace_program
 from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.explainer import Explainer, LayerName
 from hirescam.passes.borrow import Call
-from hirescam.passes.cut import Request, look
+from hirescam.passes.cut import Site, look
 from hirescam.passes.layout import Layout
 from hirescam.passes.targets import OutputSelector, TopK
 from hirescam.passes.trace import widen
-from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Guarantee
 
 FORMAT = "hirescam-onnx-1"
 INPUT = "images"
@@ -57,21 +58,17 @@ class MapsModule(nn.Module):
     Built for export; the model in it is the caller's own.
     """
 
-    def __init__(
-        self, model: nn.Module, request: Request, layout: Layout, jacobian: Tensor, offset: Tensor, top: int
-    ) -> None:
+    def __init__(self, site: Site, layout: Layout, jacobian: Tensor, offset: Tensor, top: int) -> None:
         super().__init__()
-        self.model = model
-        self.request, self.layout, self.top = request, layout, top
+        self.model = site.model
+        self.site, self.layout, self.top = site, layout, top
         self.pooled = jacobian.ndim == 2
         self.register_buffer("jacobian", jacobian)  # (c, k) where pooled, else (c, s, k)
         self.register_buffer("offset", offset)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From images ``(b, c, *space)`` to logits, classes, maps and residual."""
-        leaf, logits = look(
-            self.model, Call(images, None, tuple(images.shape)), self.request, inference=False
-        )
+        leaf, logits = look(self.site, Call(images, None, tuple(images.shape)), inference=False)
         activations = widen(self.layout.read(leaf))
         space = activations.shape[2:]
         flat = activations.flatten(2)
@@ -190,7 +187,7 @@ def _maps_module(explainer: Explainer, images: Tensor, certificate: Certificate,
     else:
         total = torch.einsum("csk,ks->c", jacobian, activations[0])
     offset = widen(finished.logits.detach()[0]) - total
-    return MapsModule(explainer.model, finished.request, finished.layout, jacobian, offset, top).eval()
+    return MapsModule(finished.site, finished.layout, jacobian, offset, top).eval()
 
 
 def _any_size(images: Tensor, module: MapsModule) -> bool:

@@ -1,69 +1,89 @@
-"""What is settled about a network before it is explained: the layer, its certificate, the closed form.
+"""What is settled about a model before it is explained: the layer, its certificate, the closed form.
 
-Settled at the first call for each kind of image and score, and kept until the network changes.
+Settled at the first call for each kind of image and score, and kept while the model and the other inputs stay
+what they were.
 """
 
 import threading
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from hirescam.closed_form import ClosedForm
+from hirescam.closed_form import ClosedForm, Doubt
 from hirescam.compiled import Compiled
 from hirescam.errors import LayerError, ModelError
-from hirescam.passes import targets
-from hirescam.passes.borrow import Call
-from hirescam.passes.cut import Request
+from hirescam.passes.borrow import Call, check_model, same_random_numbers
+from hirescam.passes.cut import Site
+from hirescam.passes.state import Ends, Slot, State, restored, unchanged
 from hirescam.passes.taps import Tap
 from hirescam.passes.targets import OutputSelector, Region, Target, first_class, is_class_target, is_indexed
 from hirescam.passes.trace import Pass
-from hirescam.proof import certificate as certificates
-from hirescam.proof import selection
-from hirescam.proof.certificate import Certificate, Guarantee
-from hirescam.proof.graph import Graph, Sighting, read
-from hirescam.proof.selection import Candidate
+from hirescam.proof import judging, selection
+from hirescam.proof.certificate import Certificate, weakened
+from hirescam.proof.grade import Guarantee
+from hirescam.proof.graph import Graph, Sighting, grade_of_pass, read
+from hirescam.proof.judging import Certified
+from hirescam.proof.probes import wrong_class, wrong_target
+from hirescam.proof.selection import Candidate, Layer
 
 CERTIFIED_IMAGES = 2
-"""So many of the first images are certified on."""
+"""So many images are certified on, the first ones unless others gave a reason."""
 _MOST_PLANS = 16
-_MOST_RENEWALS = 3  # in a row; a head that changes at every call, as in training, is not worth caching
+_MOST_RENEWALS = 3  # in a row; weights that change at every call, as in training, are not worth caching
+_MOST_DOUBTED = 3  # so many layers are tried when probes contradict what their graphs look like
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Plan:
-    """How images of one kind are explained.
+    """How images of one kind are explained, and what was found out on the way.
 
     Attributes:
-        request: the layer and how to read the output; its target is open.
+        site: the layer and how to read the output.
         certificate: what is guaranteed there.
+        certified: the pass and the probes behind it.
+        others: the inputs beside the images that it was made with.
         closed_form: the head's constant Jacobian; None where there is none.
-        compiled: the compiled network, where that was asked for.
+        compiled: the compiled model, where that was asked for.
+        ends: values of half-precision weights, whose changes would not show in sums.
+        checked: classes and targets whose gradients were held against the model's answers.
+        batches: sizes of batches in which an image was found to score as it does alone.
     """
 
-    request: Request
+    site: Site
     certificate: Certificate
-    closed_form: ClosedForm | None
+    certified: Certified
+    others: tuple[object, ...]
+    closed_form: ClosedForm | None = None
     compiled: Compiled | None = None
+    ends: Ends | None = None
+    checked: set[object] = field(default_factory=set)
+    batches: set[int] = field(default_factory=set)
 
-    @property
-    def fresh(self) -> bool:
-        """Whether what is kept of the network is still true of it."""
-        known = (self.closed_form, self.compiled)
-        return all(one.fresh for one in known if one is not None)
+    def fresh(self, call: Call) -> bool:
+        """Whether what is kept is true of a call, given that the model is what it was."""
+        stale = self.compiled is not None and not self.compiled.fresh
+        changed = self.ends is not None and not self.ends.same
+        return not stale and not changed and _equal(self.others, _others(call))
+
+    def weaken(self, doubt: str) -> None:
+        """Take the guarantee back."""
+        self.certificate = weakened(self.certificate, doubt)
+        self.closed_form = self.compiled = None
 
 
 class Planner:
-    """Settles how a network is explained, once for each kind of image and score; shared by threads.
+    """Settles how a model is explained, once for each kind of image and score; shared by threads.
 
     Args:
-        model: the eager network.
+        model: the eager model.
         tap: the wanted layer; None is the best.
         output: how to find the logits.
         grid: how locations lie on the image, where that cannot be seen.
-        progress: told (done, total) while a rule runs the network or its head many times.
+        progress: told (done, total) while a rule runs the model or its head many times.
     """
 
     def __init__(
@@ -76,92 +96,232 @@ class Planner:
     ) -> None:
         self._model, self.tap, self.output, self.grid, self.progress = model, tap, output, grid, progress
         self.plans: dict[object, Plan] = {}
-        self._renewed: Counter[object] = Counter()
+        self.state: State | None = None
+        self._slots: list[Slot] = []
+        self._renewed = 0
         self._compiling = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def compile(self) -> None:
-        """Compile the network for every plan from now on."""
+        """Compile the model for every plan from now on."""
         with self._lock:
             self._compiling = True
             self.plans.clear()
 
+    def look(self) -> None:
+        """Forget what is not true of the model any more.
+
+        Raises:
+            ModelError: it is in training mode, or not written in Python.
+        """
+        with self._lock:
+            self._look()
+
+    @contextmanager
+    def giving_back(self) -> Iterator[None]:
+        """Run the model in this block, and put back what its own passes are known to write to."""
+        with self._lock:
+            slots = list(self._slots)
+        with restored(slots), same_random_numbers():
+            yield
+
     def plan(self, call: Call, target: Target) -> Plan:
         """The plan for images and scores like these."""
-        return self.plan_and_pass(call, target)[0]
-
-    def plan_and_pass(self, call: Call, target: Target) -> tuple[Plan, Pass | None]:
-        """The plan and, where it had to be made on all of these images, the pass that certified it."""
-        key, certified = _key(call, target), None
-        with self._lock:
-            if key not in self.plans:
-                self.plans[key], certified = self._make_plan(call, target, key)
-            plan = self.plans[key] = self.plans.pop(key)  # the last used comes last
-            while len(self.plans) > _MOST_PLANS:
-                self.plans.pop(next(iter(self.plans)))
-            whole = certified is not None and len(certified.logits) == len(call.images)
-            return plan, certified if whole else None
-
-    def renew(self, call: Call, target: Target) -> None:
-        """Certify again before the next answer: the head is not what it was."""
         key = _key(call, target)
         with self._lock:
-            self.plans.pop(key, None)
-            self._renewed[key] += 1
+            plan = self.plans.pop(key, None)
+            if plan is None or not plan.fresh(call):
+                plan = self._make(call, target)
+            self.plans[key] = plan  # the last used comes last
+            while len(self.plans) > _MOST_PLANS:
+                self.plans.pop(next(iter(self.plans)))
+            return plan
 
-    def answered(self, call: Call, target: Target) -> None:
-        """Note that the closed form gave an answer that checked itself."""
-        self._renewed.pop(_key(call, target), None)
+    def again(self, call: Call, target: Target) -> Plan:
+        """Make a new plan for these very images: what was kept is not true of them."""
+        with self._lock:
+            plan = self.plans[_key(call, target)] = self._make(call, target)
+            return plan
+
+    def resolve(self, plan: Plan, doubt: Doubt, call: Call, target: Target) -> Plan:
+        """Another plan, after the closed form of one had a doubt."""
+        if doubt.label is not None:
+            plan.weaken(f"the gradient of class {doubt.label} is not what the model does")
+            return plan
+        images = list(doubt.images[:CERTIFIED_IMAGES])
+        whole = _of_images(target, len(call.images), images)
+        try:
+            made = self.again(call.select(images), whole)
+        except ModelError:  # made for one size of batch
+            plan.weaken(f"it does not account for the score of images[{images[0]}]")
+            return plan
+        with self._lock:
+            self.plans[_key(call, target)] = made
+        return made
+
+    def verified(self, plan: Plan, finished: Pass) -> bool:
+        """Hold the gradients of a pass against what the model answered; a plan with a doubt is weakened."""
+        answers, label = plan.certified.answers, None
+        if plan.certificate.guarantee is Guarantee.NONE or answers is None:
+            return True
+        target = finished.wish.target
+        if is_indexed(target):
+            wanted = set(finished.bound.index.unique().tolist()) - plan.checked
+            classes = sorted(wanted)
+            certified = plan.certified.finished
+            if classes:
+                label = wrong_class(answers, certified.jacobian(classes), classes, certified)
+            plan.checked |= wanted
+            if label is not None and self._contradicted(plan, label):
+                plan.weaken(f"the gradient of class {label} is not what the model does")
+        elif is_class_target(target) and not isinstance(target, Region) and target not in plan.checked:
+            plan.checked.add(target)
+            if wrong_target(answers, plan.certified.finished, target):
+                plan.weaken(f"the gradient of {target} is not what the model does")
+        return str(plan.certificate.guarantee) != Guarantee.NONE
+
+    def _contradicted(self, plan: Plan, label: int) -> bool:
+        """Whether a suspicious class, asked about by itself and with smaller steps, stays suspicious."""
+        made, guarantee = plan.certified.finished, plan.certificate.guarantee
+        if guarantee is not Guarantee.LOCAL:
+            return True
+        own = judging.certify_site(
+            made.site, made.call, label, grade_of_pass(made), made.logits.detach()
+        ).certificate
+        return own.guarantee.rank > guarantee.rank
+
+    def layers(self, call: Call, target: Target) -> list[Layer]:
+        """Grade every tap, ask the model about those that look affine, and mark the one that is chosen."""
+        call, target = _sample(call, target)
+        with unchanged(self._model), same_random_numbers():
+            graph = self.graph(call, target)
+            found = selection.candidates(graph, call, self.grid)
+            tried: list[tuple[Candidate, Certificate]] = []
+            impossible: dict[int, LayerError] = {}
+            for place, item in enumerate(selection.ranked(found, self._model)):
+                if not item.grade.affine and place >= _MOST_DOUBTED:
+                    break
+                try:
+                    tried.append((item, self._certify(graph, item.sighting, call, target).certificate))
+                except LayerError as error:  # what it returns is not what the model goes on with
+                    impossible[id(item)] = error
+        if not tried:
+            raise next(iter(impossible.values()))
+        agreed = [item for item, verdict in tried if verdict.guarantee is item.grade.guarantee]
+        found = [item for item in found if id(item) not in impossible]
+        chosen = (agreed or [item for item, _ in tried])[0]
+        return selection.listing(graph, found, chosen, tried)
 
     def graph(self, call: Call, target: Target) -> Graph:
         """Read the graph of one forward pass."""
+        with unchanged(self._model) as slots:
+            graph = read(self._state(), call, self.output, target)
+        self._written_to(slots)
+        return graph
 
-        def scores(output: object) -> tuple[Tensor, Tensor]:
-            logits = targets.logits_of(output, self.output, call.images.shape[0])
-            return logits, targets.bind(target, logits).score(logits)
+    def _state(self) -> State:
+        if self.state is None:
+            self.state = State(self._model, self._slots)
+        return self.state
 
-        return read(self._model, call, scores)
+    def _look(self) -> None:
+        if self.state is not None and self.state.same:
+            self._renewed = 0
+            return
+        check_model(self._model)
+        steady = self.state is None or self._renewed < _MOST_RENEWALS or not self.state.only_values
+        self.state = State(self._model, self._slots)
+        self._renewed += 1
+        if steady:
+            self.plans.clear()
+        for plan in self.plans.values():
+            plan.closed_form = plan.compiled = None
 
-    def candidates(self, graph: Graph, call: Call) -> tuple[list[Candidate], Candidate]:
-        """Grade every tap; the second is the one that is chosen where none was named."""
-        found = selection.candidates(graph, call, self.grid)
-        return found, selection.choose(found, self._model)
+    def _make(self, call: Call, target: Target) -> Plan:
+        with unchanged(self._model) as slots, same_random_numbers():
+            plan = self._certified_plan(call, target)
+        self._written_to(slots)
+        return plan
 
-    def _make_plan(self, call: Call, target: Target, key: object) -> tuple[Plan, Pass]:
-        if is_class_target(target) and not isinstance(target, Region):
-            batch, call = len(call.images), call.first(CERTIFIED_IMAGES)
-            target = first_class(target, batch, len(call.images))
+    def _written_to(self, slots: list[Slot]) -> None:
+        """Note what the model's own passes write to: it is put back, and no change of the model."""
+        new = [slot for slot in slots if slot not in self._slots]
+        if new:
+            self._slots += new
+            self.state = State(self._model, self._slots)
+
+    def _certified_plan(self, call: Call, target: Target) -> Plan:
+        others = _others(call)
+        call, target = _sample(call, target)
         graph = self.graph(call, target)
-        sighting = self._sighting(graph, call)
-        tap = graph.name(sighting.tap)
-        request = Request(tap, target, self.output, self.grid, anchor=sighting.anchor, progress=self.progress)
-        certified = certificates.certify_tap(self._model, call, request, graph, sighting)
+        certified = self._settled(graph, call, target)
         certificate, finished = certified.certificate, certified.finished
+        plan = Plan(finished.site, certificate, certified, others, batches={1, len(call.images)})
+        if is_indexed(target):
+            plan.checked |= set(finished.bound.index.unique().tolist())
         exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
-        steady = self._renewed[key] < _MOST_RENEWALS
-        closed_form = ClosedForm(finished, certified.traced) if exact and steady else None
-        plan = Plan(replace(request, target=None), certificate, closed_form)
+        if exact and certified.answers is not None:
+            plan.closed_form = ClosedForm(finished, certified.traced, certified.answers)
+            if finished.logits.dtype in (torch.bfloat16, torch.float16):
+                plan.ends = Ends(self._state().tensors)
         if self._compiling and is_indexed(target):
-            plan = replace(plan, compiled=_compiled(finished, certificate) if steady else None)
-        return plan, finished
+            plan.compiled = _compiled(finished, certificate)
+        return plan
 
-    def _sighting(self, graph: Graph, call: Call) -> Sighting:
-        if self.tap is None:
-            return self.candidates(graph, call)[1].sighting
-        seen = graph.sighting(self.tap)
+    def _settled(self, graph: Graph, call: Call, target: Target) -> Certified:
+        """Certify the wanted layer, or the best; where probes contradict its graph, the next best.
+
+        The first whose probes agree stands; where none does, the first of all.
+        """
+        if self.tap is not None:
+            return self._certify(graph, self._sighting(graph, self.tap), call, target)
+        first: Certified | LayerError | None = None
+        found = selection.candidates(graph, call, self.grid)
+        for place, candidate in enumerate(selection.ranked(found, self._model)):
+            if place >= _MOST_DOUBTED and not candidate.grade.affine:
+                break
+            try:
+                certified = self._certify(graph, candidate.sighting, call, target)
+            except LayerError as error:  # what it returns is not what the model goes on with
+                first = first or error
+                continue
+            if certified.certificate.guarantee is candidate.grade.guarantee:
+                return certified
+            first = certified if first is None or isinstance(first, LayerError) else first
+        if isinstance(first, LayerError):
+            raise first
+        assert first is not None
+        return first
+
+    def _certify(self, graph: Graph, sighting: Sighting, call: Call, target: Target) -> Certified:
+        place = graph.place(sighting)
+        site = Site(self._model, place, self.output, self.grid, self.progress, self._state())
+        with self.giving_back():
+            return judging.certify_site(site, call, target, graph.grade(sighting), graph.logits)
+
+    def _sighting(self, graph: Graph, tap: Tap) -> Sighting:
+        seen = graph.sighting(tap)
         if not seen:
             raise LayerError(
-                f"layer={self.tap.name!r} is not on the way from the image to the score (not called in "
+                f"layer={tap.name!r} is not on the way from the image to the score (not called in "
                 "this forward pass, or its output is not a map that the score depends on): see "
                 "hirescam.layers(model, images)"
             )
         if len(seen) > 1:
             names = ", ".join(repr(item.tap.name) for item in seen[:8])
             raise LayerError(
-                f"layer={self.tap.name!r} is called {len(seen)} times in one forward pass: say which "
+                f"layer={tap.name!r} is called {len(seen)} times in one forward pass: say which "
                 f"call, one of {names}"
             )
         return seen[0]
+
+
+def _sample(call: Call, target: Target) -> tuple[Call, Target]:
+    """The images that are certified on, and one class of each where the target names classes."""
+    if not is_class_target(target) or isinstance(target, Region):
+        return call, target
+    sample = call.first(CERTIFIED_IMAGES)
+    return sample, first_class(target, len(call.images), len(sample.images))
 
 
 def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
@@ -177,6 +337,47 @@ def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
 def _key(call: Call, target: Target) -> tuple[object, ...]:
     """What a certificate depends on: the kind of image, of score and of arithmetic."""
     images = call.images
-    kind = "class" if is_class_target(target) else target
+    kind = "class" if is_class_target(target) and not isinstance(target, Region) else _Same(target)
     half = torch.is_autocast_enabled(images.device.type)
     return (tuple(images.shape[1:]), images.dtype, images.device, half, kind)
+
+
+@dataclass(frozen=True)
+class _Same:
+    """An object as a key: itself, however it compares."""
+
+    target: object = field(compare=False)
+    number: int = 0
+
+    def __init__(self, target: object) -> None:
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "number", id(target))
+
+
+def _others(call: Call) -> tuple[object, ...]:
+    """The inputs beside the images, as they are now."""
+    if call.key is None:
+        return ()
+    items = call.inputs.items() if isinstance(call.inputs, dict) else enumerate(call.inputs)
+    leaves = [(key, leaf) for key, item in items if key != call.key for leaf in pytree.tree_leaves(item)]
+    return tuple((key, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf) for key, leaf in leaves)
+
+
+def _equal(kept: tuple[object, ...], now: tuple[object, ...]) -> bool:
+    return len(kept) == len(now) and all(map(_alike, pytree.tree_leaves(kept), pytree.tree_leaves(now)))
+
+
+def _alike(kept: object, now: object) -> bool:
+    if isinstance(kept, Tensor) and isinstance(now, Tensor):
+        same = (kept.shape, kept.dtype, kept.device) == (now.shape, now.dtype, now.device)
+        return same and bool(torch.equal(kept, now))
+    return type(kept) is type(now) and (kept is now or bool(kept == now))
+
+
+def _of_images(target: Target, batch: int, images: list[int]) -> Target:
+    """A target of a batch, for some of its images."""
+    if isinstance(target, Tensor) and target.ndim and len(target) == batch:
+        return target[images]
+    return (
+        [target[i] for i in images] if isinstance(target, list | tuple) and len(target) == batch else target
+    )

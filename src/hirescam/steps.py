@@ -16,7 +16,7 @@ from hirescam.errors import InputError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation
 from hirescam.passes.targets import Target
-from hirescam.proof.certificate import Guarantee
+from hirescam.proof.grade import Guarantee
 from hirescam.rulebook.registry import Rule
 from hirescam.views import resize
 

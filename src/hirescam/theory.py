@@ -11,7 +11,8 @@ from hirescam.explainer import Explainer, LayerName
 from hirescam.passes.borrow import Inputs
 from hirescam.passes.targets import OutputSelector, Target
 from hirescam.passes.trace import Trace
-from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Guarantee
 from hirescam.proof.laws import Laws, measure, tolerance_of
 from hirescam.rulebook.registry import Rule, get
 from hirescam.rulebook.registry import rules as all_rules

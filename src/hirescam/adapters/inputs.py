@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from hirescam.adapters.attribution import InputAttribution
 from hirescam.adapters.network import Scores, package, twin
 from hirescam.errors import InputError, LayerError, ModelError
-from hirescam.explainer import certify
 from hirescam.passes.borrow import as_call, check_model, session, unwrap
 from hirescam.passes.targets import OutputSelector, Target, bind, check_finite, is_indexed, logits_of
+from hirescam.verbs import certify
 
 Method = Callable[..., Tensor]
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hirescam.explainer import LayerName, explain
+from hirescam.explainer import LayerName
 from hirescam.rulebook import Rule
+from hirescam.verbs import explain
 from hirescam.views import Resample, resize
 
 Array = np.ndarray[Any, np.dtype[Any]]

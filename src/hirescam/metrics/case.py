@@ -153,7 +153,7 @@ class Case:
         Only a rule that does not hold the divisors of normalisers where that pass does has a pass of its own.
         """
         scene, chosen = self.scene, get_rule(self.rule)
-        if chosen.name == "hirescam":
+        if chosen.is_hirescam:
             return scene.reference
         if scene.trace.held and not chosen.holds:
             return scene.explainer(scene.images, target=scene.target, rule=chosen)

@@ -1,41 +1,11 @@
-"""What is guaranteed about HiResCAM at one layer of one model: structure, bypass and probes.
-
-The structure is read from the graph of a real forward pass (`hirescam.proof.graph`); the probes run the
-head on other activations. Where they disagree, the weaker verdict stands and the certificate says why.
-"""
+"""What is guaranteed about HiResCAM at one layer of one model, in words that a person can read."""
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
-import torch
-from torch import Tensor, nn
+from hirescam.proof.grade import Grade, Guarantee
+from hirescam.proof.ops import Op
 
-from hirescam.passes.borrow import Call
-from hirescam.passes.cut import Request, run_from
-from hirescam.passes.targets import logits_of
-from hirescam.passes.trace import Pass, Trace, forward
-from hirescam.proof.graph import Graph, Sighting
-from hirescam.proof.laws import SAMPLED_CELLS, Laws, measure, probe, tolerance_of
-from hirescam.proof.ops import Kind, Op
-from hirescam.rulebook.gradient import constant_over_space
-from hirescam.rulebook.gradient import hirescam as hirescam_rule
-
-_TINY = 1e-30
 _SELECTION = frozenset({"gather", "select", "index", "reshape", "unsqueeze", "squeeze", "slice", "expand"})
-
-
-class Guarantee(StrEnum):
-    """How much of a HiResCAM map can be trusted, strongest first."""
-
-    EXACT = "exact"
-    CONDITIONAL = "conditional"
-    LOCAL = "local"
-    NONE = "none"
-
-    @property
-    def rank(self) -> int:
-        """0 for the strongest."""
-        return list(Guarantee).index(self)
 
 
 @dataclass(frozen=True)
@@ -55,6 +25,9 @@ class Certificate:
         locations: how many locations there are.
         reason: why the guarantee is what it is, in one sentence.
         advice: what to do to get a stronger guarantee, or ``""``.
+        offset: what the offset is a constant of, as far as it was shown: ``"of the model"``, ``"for these
+            other inputs"``, ``"of this image"``.
+        precision: the arithmetic that limits the errors, such as ``"float32"``; ``""`` where it does not.
     """
 
     guarantee: Guarantee
@@ -69,6 +42,8 @@ class Certificate:
     locations: int
     reason: str
     advice: str
+    offset: str = "of this image"
+    precision: str = ""
 
     @property
     def single_token(self) -> bool:
@@ -90,140 +65,81 @@ class Certificate:
             else ""
         )
         return [
-            f"{self.guarantee.upper()} at layer {self.layer!r}: {_MEANING[self.guarantee]}",
+            f"{self.guarantee.upper()} at layer {self.layer!r}: {_MEANING[self.guarantee]}".replace(
+                "a constant", f"a constant {self.offset}"
+            ),
             self.reason,
             token,
             same if self.guarantee in (Guarantee.EXACT, Guarantee.CONDITIONAL) else "",
             f"Measured: completeness error {self.completeness_error:.1e}, location error "
-            f"{self.location_error:.1e}.",
+            f"{self.location_error:.1e}" + (f" (limited by {self.precision})." if self.precision else "."),
             self.advice,
         ]
 
 
 _MEANING = {
-    Guarantee.EXACT: "the map adds up to the score less a constant of the model, and each value is what "
-    "the score loses when that location of the layer is removed.",
-    Guarantee.CONDITIONAL: "with the normalisers' divisors held at this image's values, the map adds up "
-    "to the score less a constant of the model, and each value is what the score loses when that "
-    "location is removed.",
+    Guarantee.EXACT: "the map adds up to the score less a constant, and each value is what the score loses "
+    "when that location of the layer is removed.",
+    Guarantee.CONDITIONAL: "with the normalisers' divisors held at this image's values, the map adds up to "
+    "the score less a constant, and each value is what the score loses when that location is removed.",
     Guarantee.LOCAL: "each value is the first-order effect of that location only; removing the location "
     "may change the score by another amount.",
     Guarantee.NONE: "nothing is guaranteed about the map; it is a picture of gradients.",
 }
+_LOOKS = {
+    Guarantee.EXACT: "affine",
+    Guarantee.CONDITIONAL: "affine with its divisors held",
+    Guarantee.LOCAL: "piecewise linear",
+    Guarantee.NONE: "like nothing in particular",
+}
+_STEADY = "Advice: make the head deterministic and free of detach() and branches on values."
 
 
-@dataclass(frozen=True, eq=False)
-class Certified:
-    """A certificate, the pass that it was made on, and the trace of that pass."""
+@dataclass(frozen=True)
+class Verdict:
+    """What a certificate is worded from.
 
-    certificate: Certificate
-    finished: Pass
-    traced: Trace
-
-
-def grade(graph: Graph, sighting: Sighting) -> tuple[Guarantee, tuple[Op, ...]]:
-    """Judge a tap by structure alone: the guarantee, and the ops that break exactness.
-
-    A bypass is no op: around it the guarantee is NONE whatever the ops are, and none are listed.
+    Attributes:
+        graded: what structure says.
+        bypass: whether structure or probes found a way around the layer.
+        doubt: why the probes contradict the structure, or ``""``.
+        offset: what the offset is: ``"of the model"``, ``"for these other inputs"`` or ``"of this image"``.
     """
-    if not graph.is_cut(sighting):
-        return Guarantee.NONE, ()
-    breaks = breaking(graph.head(sighting))
-    kinds = {op.kind for op in breaks}
-    if Kind.OTHER in kinds or len(kinds) > 1:
-        return Guarantee.NONE, breaks
-    if kinds == {Kind.NORMALISING}:
-        return Guarantee.CONDITIONAL, breaks
-    return (Guarantee.LOCAL if kinds else Guarantee.EXACT), breaks
+
+    graded: Grade
+    bypass: bool
+    doubt: str
+    offset: str
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What stands."""
+        return Guarantee.NONE if self.doubt else self.graded.guarantee
 
 
-def breaking(head: tuple[Op, ...]) -> tuple[Op, ...]:
-    """The ops that are not affine."""
-    return tuple(op for op in head if op.kind is not Kind.AFFINE)
-
-
-def bypassed(model: nn.Module, call: Call, request: Request, traced: Trace) -> bool:
-    """Run another image with this layer's activations: does the score change?"""
-    images = call.images
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(images.shape, generator=generator).to(images)
-    scale = images.float().std().to(images) if images.numel() > 1 else 1.0
-    other = images.flip(-1) + scale * noise
-    output = run_from(model, call.replace(other), request, traced.output)
-    logits = logits_of(output, request.output, images.shape[0])
-    largest = traced.logits.abs().max().clamp_min(_TINY)
-    return float((logits - traced.logits).abs().max() / largest) > tolerance_of(logits.dtype)
-
-
-def certify_tap(
-    model: nn.Module, call: Call, request: Request, graph: Graph, sighting: Sighting
-) -> Certified:
-    """Judge one tap by structure and probes."""
-    guarantee, _ = grade(graph, sighting)
-    head = graph.head(sighting)
-    breaks = breaking(head)
-    hold = guarantee is Guarantee.CONDITIONAL
-    request = replace(request, hold=hold, differentiable=False, progress=None)
-    finished = forward(model, call, request)
-    traced = finished.trace()
-    raw = hirescam_rule(traced)
-    affine = guarantee.rank <= Guarantee.CONDITIONAL.rank
-    laws, affinity = probe(traced, raw) if affine else (measure(traced, raw, most_cells=SAMPLED_CELLS), 0.0)
-    structural = not graph.is_cut(sighting)
-    bypass = structural or bypassed(model, call, request, traced)
-    doubt = _doubt(graph, traced, laws, affinity, bypass and not structural) if affine else ""
-    if doubt:
-        guarantee = Guarantee.NONE
-    names = tuple(str(op) for op in breaks)
-    connected = finished.connected(traced.gradients)
-    positions, locations = int(connected.sum()), connected.numel()
-    advice = _advice(guarantee, head, bypass, positions == 1 < locations, doubt)
-    certificate = Certificate(
-        guarantee=guarantee,
-        layer=request.tap.name,
-        head=tuple(op.name for op in head),
-        breaks=names,
-        bypass=bypass,
-        completeness_error=laws.completeness_error,
-        location_error=laws.location_error,
-        same_as_gradcam=constant_over_space(traced.gradients),
-        positions=positions,
-        locations=locations,
-        reason=_reason(guarantee, breaks, bypass, doubt),
-        advice=advice,
+def weakened(certificate: Certificate, doubt: str) -> Certificate:
+    """The certificate after something was found that contradicts it."""
+    return replace(
+        certificate,
+        guarantee=Guarantee.NONE,
+        reason=f"Its graph looks {_LOOKS[certificate.guarantee]}, but {doubt}; the weaker verdict stands.",
+        advice=_STEADY,
     )
-    return Certified(certificate, finished, traced)
 
 
-def _doubt(graph: Graph, traced: Trace, laws: Laws, affinity: float, hidden_bypass: bool) -> str:
-    """Why the probes contradict a structure that looks exact, or ``""``."""
-    tolerance = tolerance_of(traced.logits.dtype)
-    if not _same(graph.logits, traced.logits, tolerance):
-        return "the model gives different outputs for the same images (it draws random numbers?)"
-    if hidden_bypass:
-        return "the score changes with the image although this layer's output is held"
-    if not affinity <= tolerance:
-        return f"a probe finds the head not affine (error {affinity:.1e}) although its graph is"
-    if not laws.hold:
-        worst = max(laws.completeness_error, laws.location_error)
-        return f"the laws fail when they are measured (error {worst:.1e})"
-    return ""
-
-
-def _same(first: Tensor, second: Tensor, tolerance: float) -> bool:
-    scale = first.abs().max().clamp_min(_TINY)
-    return bool((first - second).abs().max() <= tolerance * scale)
-
-
-def _reason(guarantee: Guarantee, breaks: tuple[Op, ...], bypass: bool, doubt: str) -> str:
-    if doubt:
-        return f"Its graph looks affine, but {doubt}; the weaker verdict stands."
-    named = _listed(breaks)
-    if guarantee is Guarantee.EXACT:
+def reason_of(verdict: Verdict) -> str:
+    """Why the guarantee is what it is, in one sentence."""
+    named = _listed(verdict.graded.breaks)
+    if verdict.doubt:
+        looks = _LOOKS[verdict.graded.guarantee]
+        if verdict.graded.guarantee is Guarantee.NONE:
+            return f"Between it and the score: {named}; and {verdict.doubt}."
+        return f"Its graph looks {looks}, but {verdict.doubt}; the weaker verdict stands."
+    if verdict.guarantee is Guarantee.EXACT:
         return "Every operation after it is affine, and the image reaches the score only through it."
-    if guarantee is Guarantee.CONDITIONAL:
+    if verdict.guarantee is Guarantee.CONDITIONAL:
         return f"Every operation after it is affine but {named}, affine once the divisor is held."
-    if bypass:
+    if verdict.bypass:
         return "The score also depends on the image around this layer (a shortcut or a second path)."
     return f"Between it and the score: {named}."
 
@@ -240,9 +156,11 @@ def _ends_in_probabilities(head: tuple[Op, ...]) -> bool:
     return bool(ends) and ends[-1] in ("softmax", "log_softmax", "sigmoid", "log_sigmoid")
 
 
-def _advice(guarantee: Guarantee, head: tuple[Op, ...], bypass: bool, single_token: bool, doubt: str) -> str:
-    if doubt:
-        return "Advice: make the head deterministic and free of detach() and branches on values."
+def advice_of(verdict: Verdict, single_token: bool) -> str:
+    """What to do to get a stronger guarantee, or ``""``."""
+    guarantee = verdict.guarantee
+    if verdict.doubt:
+        return _STEADY
     if single_token:
         return (
             "Advice: read the tokens by mean pooling instead of one class token (in timm: "
@@ -250,12 +168,12 @@ def _advice(guarantee: Guarantee, head: tuple[Op, ...], bypass: bool, single_tok
         )
     if guarantee in (Guarantee.EXACT, Guarantee.CONDITIONAL):
         return ""
-    if _ends_in_probabilities(head):
+    if _ends_in_probabilities(verdict.graded.head):
         return (
             "Advice: explain the logits, not probabilities: select them with output=..., or leave out the "
             "last softmax or sigmoid."
         )
-    if bypass:
+    if verdict.bypass:
         return "Advice: choose a layer after the paths have joined; hirescam.layers() lists them."
     if guarantee is Guarantee.LOCAL:
         return (

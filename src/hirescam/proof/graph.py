@@ -2,6 +2,7 @@
 
 `read` runs the model once with the graph recorded (but nothing saved for a backward pass, so it needs no
 more memory than a bare forward pass) and returns every tap with the ops between it and the score.
+`grade_of_pass` reads the head of a pass that was cut at its layer.
 
 A tap is a *cut* if every path from the score to the image goes through it.
 """
@@ -9,25 +10,26 @@ A tap is a *cut* if every path from the score to the image goes through it.
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
-from torch.utils.weak import WeakIdKeyDictionary
 
 from hirescam.errors import ModelError
-from hirescam.passes import taps
+from hirescam.passes import taps, targets
 from hirescam.passes.borrow import Call, eager, session
-from hirescam.passes.head import READS, mutates, tensors_in, without_inference
-from hirescam.passes.held import HELD
-from hirescam.passes.taps import Anchor, Tap
+from hirescam.passes.cut import watch_of
+from hirescam.passes.provenance import Event, tensors_in
+from hirescam.passes.state import State
+from hirescam.passes.taps import Place, Tap
+from hirescam.passes.targets import OutputSelector, Target
+from hirescam.passes.trace import Pass
+from hirescam.passes.watch import Origin, Watch, mutates
+from hirescam.proof.grade import Grade, grade
 from hirescam.proof.ops import Kind, Op, kind_of, readable
 
-_SHAPE_ONLY = frozenset(
-    """new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like
-    randn_like randint_like requires_grad_ register_hook retain_grad grad_fn""".split()  # noqa: SIM905
-)
 Value = tuple[Node, int]
 """One output of one node: what a tensor is in the graph."""
 
@@ -37,32 +39,26 @@ def value_of(tensor: Tensor) -> Value | None:
     return None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
 
 
+def _whole_base(tensor: Tensor) -> Value | None:
+    """The value that a tensor shows in another shape, where it is a view of all of it."""
+    base = tensor._base
+    return value_of(base) if base is not None and base.numel() == tensor.numel() else None
+
+
 @dataclass(frozen=True)
 class Sighting:
-    """A tap as one forward pass showed it."""
+    """A tap as one forward pass showed it.
+
+    ``base`` is what the tensor is another view of, where it is one: after a write in place the graph goes on
+    from there.
+    """
 
     tap: Tap
     value: Value
+    base: Value | None
     shape: tuple[int, ...]
     time: int
-    anchor: Anchor | None = None
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """A dependence that the graph does not show: a value read into Python, or a detached tensor."""
-
-    name: str
-    module: str
-    time: int
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Who made a node: the module that was running and the function that it called."""
-
-    module: str
-    function: str
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -76,33 +72,32 @@ class Graph:
     sightings: tuple[Sighting, ...]
     ops: tuple[Op, ...]
     cuts: dict[Value, int]
-    hidden: tuple[Hidden, ...]
+    events: tuple[Event, ...]
     logits: Tensor
     calls: dict[tuple[str, str | None], int]
     _head_of: Callable[[Value], tuple[Op, ...]] = field(repr=False)
 
-    def head(self, sighting: Sighting) -> tuple[Op, ...]:
-        """The ops between a tap and the score, in the order in which they ran."""
+    def grade(self, sighting: Sighting, *, listed: bool = True) -> Grade:
+        """Judge a tap by what ran after it.
+
+        Args:
+            sighting: the tap.
+            listed: list what runs after it even if it is not a cut, which takes a search.
+        """
         count = self.cuts.get(sighting.value)
+        if count is None and sighting.base is not None:
+            count = self.cuts.get(sighting.base)
+        if count is None and not listed:
+            return grade((), bypass=True)
         ops = self.ops[:count] if count is not None else self._head_of(sighting.value)
-        return (*reversed(ops), *self.hidden_after(sighting))
+        later = [event for event in self.events if event.time > sighting.time]
+        return grade((*reversed(ops), *map(_hidden, later)), bypass=count is None)
 
-    def hidden_after(self, sighting: Sighting) -> tuple[Op, ...]:
-        """What happened after the tap and is not in the graph."""
-        return tuple(
-            Op(f"{event.name}()", Kind.OTHER, event.module)
-            for event in self.hidden
-            if event.time > sighting.time
-        )
-
-    def is_cut(self, sighting: Sighting) -> bool:
-        """Whether the score depends on the image only through this tap."""
-        return sighting.value in self.cuts
-
-    def name(self, tap: Tap) -> Tap:
-        """The tap with its number left out where it was called just once."""
+    def place(self, sighting: Sighting) -> Place:
+        """Where to find a tap in another pass; without a number where it was called just once."""
+        tap = sighting.tap
         once = self.calls.get((tap.module, tap.function), 0) <= 1
-        return Tap(tap.module, tap.function, None) if once else tap
+        return replace(sighting.place, tap=Tap(tap.module, tap.function, None if once else tap.number))
 
     def sighting(self, tap: Tap) -> list[Sighting]:
         """All sightings that a name stands for."""
@@ -114,60 +109,70 @@ class Graph:
         ]
 
 
-Scores = Callable[[Any], tuple[Tensor, Tensor]]
-"""From what the model returned to (logits, scores)."""
-
-
-def read(model: nn.Module, call: Call, scores: Scores) -> Graph:
+def read(state: State, call: Call, output: OutputSelector, target: Target) -> Graph:
     """Run the model once and read what it did.
 
     Args:
-        model: the eager network, in evaluation mode.
+        state: the eager model, in evaluation mode, as it is.
         call: its inputs.
-        scores: gives the logits and the explained scores for what the model returned.
+        output: how to find the logits in what it returns.
+        target: what is explained.
 
     Raises:
         ModelError: the scores do not depend on the image in a way that autograd can see.
     """
+    model = state.model
     with session(grad=True), eager(model):
         leaf = call.images.detach().clone().requires_grad_()
         image = leaf.clone()
-        watch = _Watch(model, image)
-        with watch.observe(model):
-            output = call.replace(image).run(model)
-        logits, score = scores(output)
-        if score.grad_fn is None:
+        reader = _Reader(watch_of(state, call, output, target), image)
+        with reader.observe(model):
+            logits = targets.logits_of(call.replace(image).run(model), output, len(image))
+            watched = target(logits) if callable(target) else None
+        score = targets.bind(target, logits).score(logits) if watched is None else targets.two_axes(watched)
+        if score.grad_fn is None or not reader.watch.provenance.on_tape(score):
             raise ModelError(
                 "the model's output does not depend on images in a way that autograd can follow: its "
                 "forward detaches it, runs in inference_mode, or uses an op without a gradient"
-                + watch.loose_reason(logits)
+                + reader.reason(logits)
             )
+        reader.watch.finish(logits if watched is None else watched)
         start, end = value_of(score), value_of(image)
         assert start is not None
         assert end is not None
-        ops, cuts, head_of = _walk(start, end, watch.origins, watch.normalised)
+        ops, cuts, head_of = _walk(start, end, reader.watch)
     return Graph(
-        tuple(watch.sightings), ops, cuts, tuple(watch.hidden), logits.detach(),
-        dict(watch.counts._seen), head_of,
+        tuple(reader.sightings), ops, cuts, tuple(reader.watch.events), logits.detach(),
+        dict(reader.watch.counts._seen), head_of,
     )  # fmt: skip
 
 
-class _Watch:
-    """Notes what one forward pass does."""
+def grade_of_pass(finished: Pass) -> Grade:
+    """Judge the layer of one pass by what ran after it, in this very pass.
 
-    def __init__(self, model: nn.Module, image: Tensor) -> None:
-        self.counts = taps.Counts(model)
+    What comes around the layer was not seen being made, so it shows as an operation that breaks.
+    """
+    watch = finished.cut.watch
+    start, end = value_of(finished.score), value_of(finished.cut.fed)
+    assert start is not None
+    assert end is not None
+    ops, _, _ = _walk(start, end, watch)
+    return grade((*reversed(ops), *map(_hidden, watch.events)), bypass=False)
+
+
+def _hidden(event: Event) -> Op:
+    return Op(event.name, Kind.OTHER, event.module)
+
+
+class _Reader:
+    """Notes what one forward pass does, and every tap."""
+
+    def __init__(self, watch: Watch, image: Tensor) -> None:
+        self.watch = watch
+        self.watch.follow(image)
         self.sightings: list[Sighting] = []
-        self.hidden: list[Hidden] = []
-        self.origins: dict[Node, Origin] = {}
-        self.normalised: set[Node] = set()
-        self._loose: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._loose[image] = ""
-        self._clock = 0
         self._last: Tap | None = None
         self._since: Counter[tuple[str, str | None]] = Counter()
-        if image.grad_fn is not None:
-            self.origins[image.grad_fn] = Origin("", "images")
 
     @contextmanager
     def observe(self, model: nn.Module) -> Iterator[None]:
@@ -175,73 +180,47 @@ class _Watch:
         with (
             saved_tensors_hooks(lambda tensor: None, _refuse),
             taps.module_outputs(modules, self._on_output),
-            taps.Calls(self._on_call) as calls,
+            taps.Modes(self._on_function, self.watch.operation) as modes,
         ):
-            calls.start()
+            modes.start_functions()
+            modes.start_operations()
             yield
 
-    def loose_reason(self, tensor: Tensor) -> str:
-        reason = self._loose.get(tensor, "")
-        return f" (see {reason}())" if reason else ""
+    def reason(self, tensor: Tensor) -> str:
+        name = self.watch.provenance.name_of(tensor)
+        return f" (see {name})" if name.endswith("()") else ""
 
     def _on_output(self, path: str, output: Any) -> None:
-        self._last = self.counts.module(path)
+        self._last = self.watch.counts.module(path)
         self._since.clear()
-        self._see(self._last, tensors_in(output)[:1])
+        self._see(self._last, tensors_in(output)[:1], Place(self._last))
 
-    def _on_call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _on_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
-        if name == "_set_grad_enabled":
+        if self.watch.sets_grad_mode(name, args):
             return None
-        tap = self.counts.function(func)
+        tap = self.watch.counts.function(func)
         self._since[tap.module, tap.function] += 1
-        args, kwargs = without_inference(args, kwargs)
-        inputs = [tensor for tensor in tensors_in((args, kwargs)) if tensor in self._loose]
-        result = func(*args, **kwargs)
-        if inputs and name not in _SHAPE_ONLY:
-            changed = [args[0]] if mutates(name, kwargs) and isinstance(args[0], Tensor) else []
-            self._follow(tap, name, inputs, [*tensors_in(result), *changed])
+        args, kwargs = self.watch.plain(args, kwargs)
+        result = self.watch.function(name, func, args, kwargs)
+        changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
+        self._see(tap, [*tensors_in(result), *changed][:1], self._place(tap))
         return result
 
-    def _follow(self, tap: Tap, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        self._clock += 1
-        reasons = [self._loose[tensor] for tensor in inputs if self._loose[tensor]]
-        if name in READS:
-            self.hidden.append(Hidden(name, tap.module, self._clock))
+    def _see(self, tap: Tap, outputs: list[Tensor], place: Place) -> None:
         for tensor in outputs:
-            followed = tensor.grad_fn is not None
-            if followed and reasons:
-                self.hidden.append(Hidden(reasons[0], tap.module, self._clock))
-            self._loose[tensor] = "" if followed else (reasons[0] if reasons else name)
-            if followed:
-                self._attribute(tensor, Origin(tap.module, name))
-        self._see(tap, outputs[:1])
+            value = value_of(tensor) if self.watch.provenance.on_tape(tensor) else None
+            if value is not None and tensor.ndim >= 3 and tensor.is_floating_point():
+                time = self.watch.provenance.tick()
+                base = _whole_base(tensor)
+                self.sightings.append(Sighting(tap, value, base, tuple(tensor.shape), time, place))
 
-    def _attribute(self, tensor: Tensor, origin: Origin) -> None:
-        stack = [tensor.grad_fn]
-        while stack:
-            node = stack.pop()
-            if node is None or node in self.origins:
-                continue
-            self.origins[node] = origin
-            if origin.function in HELD:
-                self.normalised.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
-
-    def _see(self, tap: Tap, outputs: list[Tensor]) -> None:
-        for tensor in outputs:
-            value = value_of(tensor) if tensor in self._loose else None
-            if value is not None and tensor.ndim >= 3:
-                self._clock += 1
-                anchor = self._anchor(tap) if tap.function else None
-                self.sightings.append(Sighting(tap, value, tuple(tensor.shape), self._clock, anchor))
-
-    def _anchor(self, tap: Tap) -> Anchor | None:
-        """The last module output before a call that is being seen."""
+    def _place(self, tap: Tap) -> Place:
+        """A call, after the last module output before it."""
         last = self._last
         if last is None or last.number is None or tap.number is None:
-            return None
-        return Anchor(last.module, last.number, tap.number - self._since[tap.module, tap.function])
+            return Place(tap)
+        return Place(tap, last.module, last.number, tap.number - self._since[tap.module, tap.function])
 
 
 def _refuse(saved: Any) -> Any:
@@ -252,7 +231,7 @@ def _refuse(saved: Any) -> Any:
 
 
 def _walk(
-    start: Value, end: Value, origins: dict[Node, Origin], normalised: set[Node]
+    start: Value, end: Value, watch: Watch
 ) -> tuple[tuple[Op, ...], dict[Value, int], Callable[[Value], tuple[Op, ...]]]:
     """Sweep from the score to the image.
 
@@ -264,15 +243,13 @@ def _walk(
         raise ModelError("the model's output does not depend on images: its forward ignores or detaches them")
     order = _topological(start, inputs)
 
+    @cache
     def op(node: Node) -> Op:
-        origin = origins.get(node, Origin("", ""))
-        if node in normalised:
-            return Op(origin.function, Kind.NORMALISING, origin.module)
+        origin = watch.origins.get(node, Origin("", ""))
         slots = tuple(slot for slot, _ in inputs[node])
-        if node.name().endswith("CopySlices"):
-            plain = origin.function in ("__setitem__", "copy_")
-            return Op(f"{origin.function} on a view", Kind.AFFINE if plain else Kind.OTHER, origin.module)
-        return Op(readable(node), kind_of(node, slots), origin.module)
+        kind = kind_of(node, slots, origin.function, held=origin.held)
+        name = origin.function if kind is Kind.NORMALISING else readable(node, origin.function)
+        return Op(name, kind, origin.module)
 
     ops: list[Op] = []
     cuts: dict[Value, int] = {}

@@ -1,12 +1,8 @@
-"""The two laws and the affinity of a head, measured by running it on other activations.
-
-All probes of one head go through it together: a large head is bound by reading its weights, and reads them
-once for many inputs.
-"""
+"""The two laws, measured on a map by running the head on changed activations."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,15 +10,11 @@ from torch import Tensor
 from hirescam.passes.trace import Trace
 from hirescam.rulebook.registry import Map
 
-SAMPLED_CELLS = 16
-"""So many cells are removed where a head is measured on the way, and not because somebody asked for it."""
 _MOST_CELLS = 64
-_PROBED_CELLS = 5  # eight inputs in all, for about twice the price of one where the weights are many
 _TINY = 1e-30
 _ROUNDING = 64
 _BLOCK_BYTES = 128 * 2**20
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
-_MIX = 0.3
 
 
 @dataclass(frozen=True)
@@ -58,29 +50,19 @@ def measure(trace: Trace, raw: Map, *, most_cells: int = _MOST_CELLS) -> Laws:
         most_cells: check at most this many cells, spread evenly over the map.
     """
     cells = _spread(trace, most_cells)
-    return _compare(trace, raw, cells, _scores(trace, _removals(trace, cells)))
-
-
-def probe(trace: Trace, raw: Map) -> tuple[Laws, float]:
-    """Measure both laws and the affinity of a head that should be affine, in one run of it.
-
-    Args:
-        trace: the pass that the map was made from.
-        raw: ``(b, t, *space)``.
-
-    Returns:
-        The laws, on a few cells (the structure of the head is the proof; this is to find it misread), and
-        |f(αA + (1−α)B) − αf(A) − (1−α)f(B)| for the activations A and random ones B, relative to
-        |f(A) − f(B)| or the largest score.
-    """
-    cells = _spread(trace, _PROBED_CELLS)
-    scores = _scores(trace, chain(_removals(trace, cells), _mixtures(trace)))
-    return _compare(trace, raw, cells, scores[:-2]), _affinity_error(trace.score, *scores[-2:])
+    scores = _scores(trace, _removals(trace, cells))
+    removed = torch.tensor(cells, device=raw.device)[:, None].expand(-1, len(raw))
+    return judged(trace, raw, scores[0], scores[1:], removed)
 
 
 def tolerance_of(dtype: torch.dtype) -> float:
     """Relative error that rounding explains when a head is run in this precision."""
     return _TOLERANCE.get(dtype, 1e-3)
+
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """Error, relative to the numbers that are added up, that rounding explains in this precision."""
+    return _ROUNDING * torch.finfo(dtype).eps
 
 
 def _spread(trace: Trace, most: int) -> list[int]:
@@ -98,15 +80,6 @@ def _removals(trace: Trace, cells: list[int]) -> Iterator[Tensor]:
         yield changed.reshape(trace.activations.shape)
 
 
-def _mixtures(trace: Trace) -> Iterator[Tensor]:
-    """Random activations B, and αA + (1−α)B."""
-    activations = trace.activations
-    noise = torch.randn(activations.shape, generator=torch.Generator().manual_seed(0)).to(activations)
-    scale = activations.std() if activations.numel() > 1 else activations.abs().mean()
-    other = activations.flip(-1) + scale * noise
-    yield from (other, _MIX * activations + (1 - _MIX) * other)
-
-
 def _scores(trace: Trace, inputs: Iterable[Tensor]) -> Tensor:
     """Scores ``(n, b, t)`` of ``n`` other activations, in blocks under a bound of memory."""
     waiting = iter(inputs)
@@ -117,26 +90,30 @@ def _scores(trace: Trace, inputs: Iterable[Tensor]) -> Tensor:
     return torch.cat(scores)
 
 
-def _compare(trace: Trace, raw: Map, cells: list[int], found: Tensor) -> Laws:
-    """Hold a map against the scores ``(1 + n, b, t)`` with nothing left and without each of ``n`` cells."""
-    score, scores = trace.score.to(raw.dtype), found.to(raw.dtype)
-    total = score - scores[0]
-    missing = (total - raw.flatten(2).sum(-1)).abs()
-    lost = (score - scores[1:]).movedim(0, -1)
-    wrong = (lost - raw.flatten(2)[:, :, cells]).abs().amax(-1)
-    largest = raw.flatten(2).abs().amax(-1)
+def judged(trace: Trace, raw: Map, nothing: Tensor, without: Tensor, removed: Tensor) -> Laws:
+    """Hold a map against the scores of changed activations.
+
+    Args:
+        trace: the pass that the map was made from.
+        raw: ``(b, t, *space)``.
+        nothing: scores ``(b, t)`` with no activation at all.
+        without: scores ``(n, b, t)`` without one location of each image.
+        removed: numbers ``(n, b)`` of those locations.
+    """
+    score, nothing, without = (tensor.to(raw.dtype) for tensor in (trace.score, nothing, without))
+    total = score - nothing
+    flat = raw.flatten(2)
+    missing = (total - flat.sum(-1)).abs()
+    picked = removed.unsqueeze(2).expand(-1, -1, raw.shape[1]).permute(1, 2, 0)  # (b, t, n)
+    lost = (score - without).movedim(0, -1)
+    wrong = (lost - flat.gather(2, picked)).abs().amax(-1)
+    largest = flat.abs().amax(-1)
     tolerance = tolerance_of(trace.logits.dtype)
-    rounding = _ROUNDING * torch.finfo(trace.logits.dtype).eps * scores.abs().amax(0)
+    rounding = rounding_of(trace.logits.dtype) * torch.maximum(without.abs().amax(0), nothing.abs())
     return Laws(
         completeness_error=float((missing / total.abs().clamp_min(_TINY)).max()),
         location_error=float((wrong / largest.clamp_min(_TINY)).max()),
-        cells=len(cells),
+        cells=len(removed),
         complete=bool((missing <= tolerance * total.abs() + rounding).all()),
         local=bool((wrong <= tolerance * largest + rounding).all()),
     )
-
-
-def _affinity_error(score: Tensor, other: Tensor, mixture: Tensor) -> float:
-    gap = (mixture - _MIX * score - (1 - _MIX) * other).abs()
-    size = torch.stack([score - other, score, other, mixture]).abs().amax(0)
-    return float((gap / size.clamp_min(_TINY)).max())

@@ -1,5 +1,6 @@
 """Grade every tap of a model by structure, and choose one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -8,9 +9,9 @@ from hirescam.errors import LayerError
 from hirescam.passes.borrow import Call
 from hirescam.passes.layout import Layout, infer
 from hirescam.passes.taps import Tap
-from hirescam.proof.certificate import Guarantee, grade
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Grade, Guarantee
 from hirescam.proof.graph import Graph, Sighting
-from hirescam.proof.ops import Op
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class Layer:
         name: how to ask for it: ``layer4``; ``relu()`` for a call of ``relu`` in the model's own forward.
         shape: shape of its output, batch first.
         space: its location axes; ``()`` where it has none.
-        guarantee: what structure alone promises; `hirescam.certify` also probes.
+        guarantee: what is guaranteed there.
         breaks: the ops after it that break exactness, nearest the layer first.
         bypass: whether the score also depends on the image around it.
         chosen: whether it is the one that is chosen automatically.
+        probed: whether the model was asked too, as `hirescam.certify` does; where it was not (it is, wherever
+            the ops after a layer look affine), the guarantee is what structure allows at most.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Layer:
     breaks: tuple[str, ...]
     bypass: bool
     chosen: bool = False
+    probed: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,7 @@ class Candidate:
 
     sighting: Sighting
     layout: Layout | None
-    guarantee: Guarantee
-    breaks: tuple[Op, ...]
-    bypass: bool
+    grade: Grade
 
     @property
     def preference(self) -> tuple[int, bool, int, int]:
@@ -54,29 +56,21 @@ class Candidate:
         earlier one, so the earliest has the finest grid that means anything: a finer one after it is the
         same map, resampled.
         """
-        return (self.guarantee.rank, self.bypass, len(self.breaks), self.sighting.time)
+        graded = self.grade
+        return (graded.guarantee.rank, graded.bypass, len(graded.breaks), self.sighting.time)
 
 
 def candidates(graph: Graph, call: Call, grid: tuple[int, ...] | None) -> list[Candidate]:
     """Grade every value once, under the outermost name that it has."""
     image = tuple(call.images.shape[2:])
-    found = []
-    for sighting in _outermost(graph):
-        guarantee, breaks = grade(graph, sighting)
-        found.append(
-            Candidate(
-                sighting,
-                _layout(sighting, image, grid),
-                guarantee,
-                breaks,
-                not graph.is_cut(sighting),
-            )
-        )
-    return found
+    return [
+        Candidate(sighting, _layout(sighting, image, grid), graph.grade(sighting, listed=False))
+        for sighting in _outermost(graph)
+    ]
 
 
-def choose(found: list[Candidate], model: nn.Module) -> Candidate:
-    """Take the best candidate with at least two locations.
+def ranked(found: list[Candidate], model: nn.Module) -> list[Candidate]:
+    """The candidates with at least two locations, the best first.
 
     Raises:
         LayerError: no tap has a grid of locations.
@@ -88,23 +82,32 @@ def choose(found: list[Candidate], model: nn.Module) -> Candidate:
             "tokens lie on a grid that cannot be seen from their number, say so with "
             "Explainer(model, grid=(rows, columns))"
         )
-    return min(eligible, key=lambda item: item.preference)
+    return sorted(eligible, key=lambda item: item.preference)
 
 
-def listing(graph: Graph, found: list[Candidate], chosen: Candidate | None) -> list[Layer]:
-    """Describe all candidates in the order in which they ran."""
-    return [
-        Layer(
-            name=graph.name(item.sighting.tap).name,
-            shape=item.sighting.shape,
-            space=item.layout.space if item.layout else (),
-            guarantee=item.guarantee,
-            breaks=tuple(map(str, item.breaks)),
-            bypass=item.bypass,
-            chosen=item is chosen,
-        )
-        for item in found
-    ]
+def listing(
+    graph: Graph,
+    found: list[Candidate],
+    chosen: Candidate | None,
+    verdicts: Sequence[tuple[Candidate, Certificate]] = (),
+) -> list[Layer]:
+    """Describe all candidates in the order in which they ran; verdicts override what structure says."""
+    certified = {id(candidate): certificate for candidate, certificate in verdicts}
+    return [_layer(graph, item, certified.get(id(item)), chosen=item is chosen) for item in found]
+
+
+def _layer(graph: Graph, item: Candidate, certificate: Certificate | None, *, chosen: bool) -> Layer:
+    graded = item.grade
+    return Layer(
+        name=graph.place(item.sighting).tap.name,
+        shape=item.sighting.shape,
+        space=item.layout.space if item.layout else (),
+        guarantee=certificate.guarantee if certificate else graded.guarantee,
+        breaks=certificate.breaks if certificate else tuple(map(str, graded.breaks)),
+        bypass=certificate.bypass if certificate else graded.bypass,
+        chosen=chosen,
+        probed=certificate is not None,
+    )
 
 
 def _outermost(graph: Graph) -> list[Sighting]:

@@ -60,6 +60,11 @@ class Rule:
     local_for: str
 
     @property
+    def is_hirescam(self) -> bool:
+        """Whether this is the rule that certificates are about, whatever it is called."""
+        return "hirescam" in _RULES and self.function is _RULES["hirescam"].function
+
+    @property
     def options(self) -> dict[str, Any]:
         """The rule's options and their defaults."""
         parameters = list(inspect.signature(self.function).parameters.values())[1:]

@@ -15,9 +15,9 @@ from hirescam.errors import InputError, TargetError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation
 from hirescam.passes.borrow import as_call, check_model, unwrap
-from hirescam.passes.cut import Request, look
+from hirescam.passes.cut import Site, look
 from hirescam.passes.layout import infer
-from hirescam.passes.taps import find
+from hirescam.passes.taps import Place, find
 from hirescam.passes.targets import Target, is_class_target
 from hirescam.rulebook import Rule, get
 
@@ -144,7 +144,7 @@ class BaseCAM:
             return None
         model = unwrap(self.model)
         check_model(model)
-        output, _ = look(model, as_call(images), Request(find(model, layer)))
+        output, _ = look(Site(model, Place(find(model, layer))), as_call(images))
         if infer(tuple(output.shape), tuple(images.shape[2:])) is not None:
             return None
         return tuple(self.reshape_transform(output).shape[2:])
