@@ -22,8 +22,9 @@ from hirescam.reports.figures import (
     run_of,
     verdict_data,
 )
-from hirescam.reports.files import check_writable, find_pictures, printable, unique_names
+from hirescam.reports.files import check_writable, find_pictures, unique_names
 from hirescam.reports.wishes import Wish, check_pictures, class_index, target_of
+from hirescam.wording import printable
 
 __all__ = [
     "INLINE_PICTURES",

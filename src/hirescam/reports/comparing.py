@@ -16,9 +16,9 @@ from hirescam.models import Model
 from hirescam.passes.targets import Target
 from hirescam.reports.drawing import grey, panel, picture_of
 from hirescam.reports.figures import SAME, laws_of, map_of, plain, run_of, verdict_data
-from hirescam.reports.files import printable
 from hirescam.reports.wishes import Wish, check_pictures
 from hirescam.rulebook.registry import get
+from hirescam.wording import printable
 
 _POOLED = (
     "The head averages over places before its linear layer, so the gradient is the same everywhere and "

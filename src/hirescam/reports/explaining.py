@@ -17,10 +17,12 @@ from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation, hash_weights
 from hirescam.models import Described, ExportedModel, Model
 from hirescam.proof.certificate import Certificate
+from hirescam.reports.auditing import RunAudits
 from hirescam.reports.drawing import encoded, grey, picture_of
-from hirescam.reports.figures import map_of, only, plain, run_of, verdict_data
-from hirescam.reports.files import check_writable, printable, unique_names
+from hirescam.reports.figures import map_of, only, plain, run_of, verdict_data, with_verdict
+from hirescam.reports.files import check_writable, unique_names
 from hirescam.reports.wishes import Wish, check_pictures
+from hirescam.wording import printable
 
 INLINE_PICTURES = 100
 """Up to so many pictures are part of the page; more become files beside it."""
@@ -86,7 +88,8 @@ def explain_files(
     """Explain picture files and write overlays, arrays, ``results.json`` and ``index.html``.
 
     A file that cannot be explained is reported and does not lose the others. At any moment only one batch
-    of pictures is held. For a few pictures the laws are measured on each map.
+    of pictures is held. For a few pictures the laws are measured on each map. The verdict on the run is the
+    weakest on any of its pictures; an audit that fails takes the guarantee back for all of them.
 
     Args:
         model: the network with its preprocessing.
@@ -99,7 +102,13 @@ def explain_files(
     Raises:
         HirescamError: the wish does not fit the model, or the folder cannot be written to.
     """
-    explainer, few = Explainer(model.module, layer=wish.layer), len(paths) <= MEASURED_PICTURES
+    if wish.audit and wish.rule != "hirescam":
+        raise InputError(
+            f"audit={wish.audit:g} checks maps of the rule 'hirescam', and these are of {wish.rule!r}: leave "
+            "out --audit or --rule"
+        )
+    explainer = Explainer(model.module, layer=wish.layer, audit=wish.audit)
+    few = len(paths) <= MEASURED_PICTURES
 
     def explain(images: Tensor) -> Explanation:
         if few:
@@ -123,12 +132,18 @@ def explain_exported(
     """Explain picture files with a network that ``hirescam export`` wrote; all else as `explain_files`.
 
     Raises:
-        HirescamError: the wish asks for a layer or a rule (the file has one of each), or as `explain_files`.
+        HirescamError: the wish asks for a layer or a rule (the file has one of each) or for audits, or as
+            `explain_files`.
     """
     if wish.layer is not None or wish.rule != "hirescam":
         raise InputError(
             f"model={model.name!r} is an exported network, with the rule 'hirescam' at layer "
             f"{model.network.certificate.layer!r}: leave out --layer and --rule, or name the PyTorch network"
+        )
+    if wish.audit:
+        raise InputError(
+            f"model={model.name!r} is an exported network, in which no location can be removed: leave out "
+            "--audit, or name the PyTorch network"
         )
 
     def explain(images: Tensor) -> Explanation:
@@ -168,6 +183,7 @@ class _Session:
         self.run: pages.Run | None = None
         self.certificate: Certificate | None = None
         self.weights = ""
+        self.audits = RunAudits()
 
     def explained(self, paths: Sequence[Path]) -> Iterator[list[Done]]:
         """Yield a list for each file: what was explained since the file before."""
@@ -186,6 +202,7 @@ class _Session:
         """Write the page and the figures of the whole run."""
         page = self.out / "index.html" if self.run else None
         if self.run and page:
+            self.run = replace(self.run, audit=self.audits.words, failed_audits=self.audits.failures)
             io.write_text(page, pages.explain_page(self.run, [one.item for one in done], self.failures))
         data = self._data(done, page)
         io.write_json(self.out / "results.json", data)
@@ -212,17 +229,23 @@ class _Session:
                 return [done for job in jobs for done in self._batch([job])]
             self._fail(jobs[0].path, error)
             return []
+        result = self.audits.take(result, [printable(job.path) for job in jobs])
         self._describe(result)
         pictures = [grey(job.picture) for job in jobs]
         overlays = result.overlay(pictures, sign=self.wish.sign, resample=self.wish.resample)
         return [self._write(job, only(result, row), overlays[row]) for row, job in enumerate(jobs)]
 
     def _describe(self, result: Explanation) -> None:
-        """At the first batch, say what is true of all."""
-        if self.run is None:
-            self.certificate = result.certificate
+        """At the first batch, say what is true of all; and again where a later one has a weaker verdict."""
+        certificate = result.certificate
+        if self.run is None or self.certificate is None:
             self.weights = self.method.weights()
             self.run = run_of(self.model, result, wish=self.wish, measured=result.laws)
+        elif certificate.guarantee.rank > self.certificate.guarantee.rank:
+            self.run = with_verdict(self.run, certificate, result.laws)
+        else:
+            return
+        self.certificate = certificate
 
     def _write(self, job: Job, result: Explanation, overlays: list[Image.Image]) -> Done:
         result = replace(result, weights=self.weights, origin=None)
@@ -241,13 +264,14 @@ class _Session:
 
     def _save(self, job: Job, result: Explanation) -> None:
         try:
-            result.save(self.out / "maps" / f"{job.name}.npz")
+            _, manifest = result.save(self.out / "maps" / f"{job.name}.npz")
         except OSError as error:
             raise InputError(
                 f"path: cannot write {str(self.out / 'maps')!r} ({error.strerror or error}); choose a place "
                 "that "
                 "can be written to with --out"
             ) from error
+        self.audits.wrote(manifest)
 
     def _picture(self, job: Job) -> pages.Picture:
         if self.inline:
@@ -262,6 +286,7 @@ class _Session:
             "rule": self.wish.rule,
             "layer": self.run.layer if self.run else None,
             "certificate": verdict_data(self.certificate) if self.certificate else None,
+            "audit": self.audits.data,
             "receptive_field": self.run.field if self.run else None,
             "images": [one.record for one in done],
             "failed": [{"path": one.name, "error": one.error} for one in self.failures],

@@ -8,7 +8,8 @@ from hirescam import pages
 from hirescam.errors import HirescamError
 from hirescam.explanation import Explanation
 from hirescam.models import Described
-from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Guarantee
 from hirescam.proof.laws import Laws
 from hirescam.reports.wishes import Wish
 
@@ -31,6 +32,12 @@ def run_of(model: Described, result: Explanation, *, wish: Wish, measured: Laws 
         sign=wish.sign,
         smooth=wish.resample == "bilinear",
     )
+
+
+def with_verdict(run: pages.Run, certificate: Certificate, laws: Laws | None) -> pages.Run:
+    """Replace the verdict; errors that were measured for the certificate are judged by the new one."""
+    measured = run.measured if laws else certified_laws(certificate)
+    return replace(run, guarantee=str(certificate.guarantee), verdict=str(certificate), measured=measured)
 
 
 def map_of(
@@ -70,7 +77,7 @@ def field_of(result: Explanation) -> str:
 
 
 def only(result: Explanation, row: int) -> Explanation:
-    """Take the part of a result that is about one image."""
+    """Take the part of a result that is about one image; audits of several are not about this one."""
     part = slice(row, row + 1)
     return replace(
         result,
@@ -78,6 +85,7 @@ def only(result: Explanation, row: int) -> Explanation:
         score=result.score[part],
         target=result.target[part],
         logits=result.logits[part],
+        audit=result.audit if len(result.raw) == 1 else None,
     )
 
 

@@ -1,6 +1,5 @@
 """Names and places of the files that a run reads and writes."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from hirescam import io
 from hirescam.errors import ImageFileError
+from hirescam.wording import printable
 
 _MOST_NAME_BYTES = 100
 
@@ -31,12 +31,6 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     """Name the output of each picture after its file, so that no two collide on any file system."""
     taken: set[str] = set()
     return [_claim(path, taken) for path in paths]
-
-
-def printable(path: Path | str) -> str:
-    """Write a path so that any terminal, page and JSON file can hold it."""
-    text = os.fsencode(path).decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def check_writable(out: Path) -> None:

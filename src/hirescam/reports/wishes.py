@@ -22,6 +22,7 @@ class Wish:
         sign: which values are drawn.
         resample: how they are drawn.
         batch: how many pictures go through the model at once.
+        audit: which share of the maps is checked in the model, see `hirescam.Explainer`.
     """
 
     target: Target = None
@@ -30,6 +31,7 @@ class Wish:
     sign: Sign = "both"
     resample: Resample = "bilinear"
     batch: int = 16
+    audit: float = 0.0
 
 
 def target_of(model: Described, words: Sequence[str], top: int | None) -> Target:
