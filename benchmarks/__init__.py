@@ -10,6 +10,7 @@ TABLES = (
     "growth",
     "memory",
     "first_call",
+    "startup",
     "channels_last",
     "engines",
     "micro",

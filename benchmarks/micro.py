@@ -20,6 +20,8 @@ from benchmarks.timing import Work
 from benchmarks.variants import bare, same_classes
 from hirescam.closed_form import ClosedForm
 from hirescam.proof.laws import measure
+from hirescam.proof.probes import ask
+from hirescam.rulebook.gradient import hirescam as hirescam_rule
 
 
 def forward(name: str) -> Work:
@@ -31,7 +33,8 @@ def product(name: str, count: int) -> Work:
     """The maps of some classes from the Jacobian and the layer's output."""
     explainer, x = _explainer(name), images(name, 1)
     seen = explainer.certified_pass(x)
-    closed = ClosedForm(seen, seen.trace())
+    traced = seen.trace()
+    closed = ClosedForm(seen, traced, ask(seen, traced, hirescam_rule(traced), affine=True))
     leaf, logits, index = seen.leaf.detach(), seen.logits.detach(), same_classes(1, count)
     return lambda: closed.maps(leaf, logits, index)
 

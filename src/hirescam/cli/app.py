@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done; 1 some pictures failed; 2 an error; 3 ``certify`` found less than exact or
-        conditional; 130 interrupted.
+        conditional, or an audit of ``explain`` failed; 130 interrupted.
     """
     words, debug = arranged(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -1,5 +1,7 @@
 """What every command prints: tables, JSON, verdicts, progress and complaints."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from hirescam import pages, reports
-from hirescam.models import Model
-from hirescam.proof.certificate import Certificate
+import hirescam
+from hirescam.cli.later import models, pages, reports
+from hirescam.wording import printable
 
 TONES = {"exact": "green", "conditional": "green", "local": "yellow", "none": "red"}
 _PIPE_WIDTH = 160
@@ -43,7 +45,9 @@ def print_json(data: Any) -> None:
     print(json.dumps(reports.plain(data), indent=2, ensure_ascii=False))
 
 
-def print_verdict(console: Console, model: Model, source: str, *, certificate: Certificate) -> None:
+def print_verdict(
+    console: Console, model: models.Model, source: str, *, certificate: hirescam.Certificate
+) -> None:
     """Print a certificate, then which model and which input it is about."""
     guarantee = certificate.guarantee
     verdict = Text(str(certificate))
@@ -59,7 +63,7 @@ def about_model(run: pages.Run) -> str:
 
 def say(message: str) -> None:
     """Print one line on stderr; nothing for an empty message, as after help."""
-    line = reports.printable(" ".join(message.split()))
+    line = printable(" ".join(message.split()))
     if line:
         print(f"hirescam: {line}", file=sys.stderr)
 

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from hirescam import demo as demonstration
-from hirescam import reports
 from hirescam.cli.console import new_table, open_console, print_json, progress, write
+from hirescam.cli.later import demo as demonstration
 from hirescam.cli.options import AsJson
+from hirescam.wording import printable
 
 
 def demo(
@@ -30,4 +30,4 @@ def demo(
     for row in report.table.rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    write(console, f"Look at {reports.printable(report.page)}")
+    write(console, f"Look at {printable(report.page)}")

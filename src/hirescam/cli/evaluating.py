@@ -1,5 +1,7 @@
 """``hirescam evaluate``."""
 
+from __future__ import annotations
+
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -7,12 +9,12 @@ from typing import Annotated, Literal, cast
 import typer
 from rich.text import Text
 
-from hirescam import evaluation, models, reports
 from hirescam.cli.console import TONES, open_console, print_json, say, share_done, write
+from hirescam.cli.later import evaluation, models
 from hirescam.cli.options import AsJson, Labels, LayerName, Size, Spec, Weights
 from hirescam.cli.status import OK, SOME_FAILED
 from hirescam.cli.words import split_names
-from hirescam.evaluation import Data, Evaluation, Settings
+from hirescam.wording import DEFAULT_METRICS, DEFAULT_RULES, printable
 
 _VOC = "voc:"
 _MOST_FAILURES = 10
@@ -42,7 +44,7 @@ def evaluate(  # noqa: PLR0913
         typer.Option(
             metavar="NAME...",
             help="Methods, with options as in shapley:samples=16. All are compared with the first.",
-            show_default=" ".join(evaluation.DEFAULT_RULES),
+            show_default=" ".join(DEFAULT_RULES),
         ),
     ] = None,
     metrics: Annotated[
@@ -50,7 +52,7 @@ def evaluate(  # noqa: PLR0913
         typer.Option(
             metavar="NAME...",
             help="Metrics with options as in pointing_game:tolerance=9, kinds of metrics, or all.",
-            show_default=" ".join(evaluation.DEFAULT_METRICS),
+            show_default=" ".join(DEFAULT_METRICS),
         ),
     ] = None,
     weights: Weights = None,
@@ -103,7 +105,7 @@ def evaluate(  # noqa: PLR0913
     Example: `hirescam evaluate --model lite0 --data voc:VOCdevkit --split val --metrics all --limit 100`
     """
     loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
-    settings = Settings(
+    settings = evaluation.Settings(
         layer=layer,
         batch=batch,
         limit=limit,
@@ -119,25 +121,25 @@ def evaluate(  # noqa: PLR0913
             found = evaluation.evaluate(
                 loaded,
                 samples,
-                rules=split_names(rules) or evaluation.DEFAULT_RULES,
-                metrics=split_names(metrics) or evaluation.DEFAULT_METRICS,
+                rules=split_names(rules) or DEFAULT_RULES,
+                metrics=split_names(metrics) or DEFAULT_METRICS,
                 settings=settings,
                 out=out,
                 progress=done,
             )
     except KeyboardInterrupt:
-        say(f"what was measured is kept in {reports.printable(out)}: the same command goes on from there")
+        say(f"what was measured is kept in {printable(out)}: the same command goes on from there")
         raise
     for failure in found.failures[:_MOST_FAILURES]:
         say(failure.error)
     if as_json:
-        print_json(found.data() | {"page": reports.printable(out / evaluation.PAGE)})
+        print_json(found.data() | {"page": printable(out / evaluation.PAGE)})
     else:
         _print_found(found, out)
     return SOME_FAILED if found.failures or any(row.failed for row in found.rows) else OK
 
 
-def _data(data: str, split: str, target: Targets | None, truth: Truths | None) -> Data:
+def _data(data: str, split: str, target: Targets | None, truth: Truths | None) -> evaluation.Data:
     if not data.startswith(_VOC):
         return evaluation.folder_data(Path(data), labelled=target is Targets.LABELLED)
     how = cast(Literal["masks", "boxes"] | None, truth and truth.value)
@@ -145,7 +147,7 @@ def _data(data: str, split: str, target: Targets | None, truth: Truths | None) -
     return evaluation.voc_data(path, split=split, labelled=target is not Targets.PREDICTED, truth=how)
 
 
-def _print_found(found: Evaluation, out: Path) -> None:
+def _print_found(found: evaluation.Evaluation, out: Path) -> None:
     console = open_console()
     for table in evaluation.tables_of(found.rows):
         console.print(table)
@@ -159,9 +161,9 @@ def _print_found(found: Evaluation, out: Path) -> None:
         f"{about.origin}; {about.options['confidence']:.0%} intervals."
     )
     write(console, said, *left_out, *_failed(found), *found.notes)
-    write(console, verdict, f"Look at {reports.printable(out / evaluation.PAGE)}")
+    write(console, verdict, f"Look at {printable(out / evaluation.PAGE)}")
 
 
-def _failed(found: Evaluation) -> list[str]:
+def _failed(found: evaluation.Evaluation) -> list[str]:
     reasons = {row.error: row for row in found.rows if row.error}
     return [f"{row.metric} of {row.rule} failed for {row.failed}: {error}" for error, row in reasons.items()]

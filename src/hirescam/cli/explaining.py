@@ -1,5 +1,7 @@
 """``hirescam explain``."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hirescam import models, pages, reports
 from hirescam.cli.console import about_model, new_table, open_console, print_json, progress, say, write
+from hirescam.cli.later import models, pages, reports, rulebook
 from hirescam.cli.options import (
     AsJson,
     Labels,
@@ -23,10 +25,9 @@ from hirescam.cli.options import (
     Targets,
     Weights,
 )
-from hirescam.cli.status import FAILED, OK, SOME_FAILED
+from hirescam.cli.status import FAILED, NOT_FAITHFUL, OK, SOME_FAILED
 from hirescam.errors import InputError
-from hirescam.reports import Wish
-from hirescam.rulebook.registry import get
+from hirescam.wording import printable
 
 _MOST_PICTURES = 20
 
@@ -48,24 +49,36 @@ def explain(  # noqa: PLR0913
     sign: Sign = Signs.BOTH,
     resample: Resample = Resamples.BILINEAR,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures per pass of the network.")] = 16,
+    audit: Annotated[
+        float,
+        typer.Option(
+            metavar="RATE",
+            min=0,
+            max=1,
+            help="Check this share of the maps, 0 to 1, by removing a location in the network itself.",
+        ),
+    ] = 0.0,
 ) -> int:
     """Explain pictures: an overlay and the raw map of each, and one page for all of them.
 
     Writes index.html, results.json, overlays/ and maps/ into DIR. A file that cannot be read is reported and
-    does not lose the others; the exit status is then 1.
+    does not lose the others; the exit status is then 1. An audit that fails takes the guarantee back for the
+    whole run; the exit status is then 3.
 
     Example: `hirescam explain cat.jpg --model lite0 --top 3`
 
     Example: `hirescam explain photos/ --model torchvision:resnet50 --weights resnet50.pth --target "tabby"`
 
+    Example: `hirescam explain photos/ --model lite0 --audit 0.01`
+
     Example: `hirescam explain photos/ --model lite0.onnx` with a file that `hirescam export` wrote
     """
     paths = reports.find_pictures(images, out)
-    name = get(rule).name
+    name = rulebook.get(rule).name
 
-    def wish_for(loaded: models.Described) -> Wish:
+    def wish_for(loaded: models.Described) -> reports.Wish:
         classes = reports.target_of(loaded, target or (), top)
-        return Wish(classes, layer, name, sign.value, resample.value, batch)
+        return reports.Wish(classes, layer, name, sign.value, resample.value, batch, audit)
 
     def complain(failure: pages.Failure) -> None:
         say(failure.error)
@@ -83,6 +96,8 @@ def explain(  # noqa: PLR0913
             report = reports.explain_files(
                 loaded, paths, wish=wish_for(loaded), out=out, progress=advance, complain=complain
             )
+    for sentence in report.run.failed_audits if report.run else ():
+        say(sentence)
     if as_json:
         print_json(report.data)
     elif report.run and report.page:
@@ -99,6 +114,8 @@ def _refuse(*, weights: Path | None, size: int | None) -> None:
 
 
 def _status(report: reports.ExplainReport) -> int:
+    if report.run and report.run.failed_audits:
+        return NOT_FAITHFUL
     if not report.failures:
         return OK
     return SOME_FAILED if report.done else FAILED
@@ -110,7 +127,8 @@ def _print_explained(run: pages.Run, page: Path, report: reports.ExplainReport) 
     more = len(report.done) - _MOST_PICTURES
     own = "" if run.rule == "hirescam" else f"That verdict is about hirescam. {_measured(run)}"
     rest = f"... and {more} more, see results.json" if more > 0 else ""
-    write(console, rest, run.verdict, own, about_model(run), f"Look at {reports.printable(page)}")
+    audit = run.audit and f"Audit: {run.audit}."
+    write(console, rest, run.verdict, own, audit, about_model(run), f"Look at {printable(page)}")
 
 
 def _explained_table(done: Sequence[reports.Done]) -> Table:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from hirescam import models, pages
+import hirescam
 from hirescam.cli.console import open_console, print_json, print_verdict, write
 from hirescam.cli.inputs import about_run, one_input
+from hirescam.cli.later import models, pages
 from hirescam.cli.options import AsJson, Labels, LayerName, Sample, Size, Spec, Weights
-from hirescam.onnx_file import export as write_onnx
 
 
 def export(  # noqa: PLR0913
@@ -33,7 +33,7 @@ def export(  # noqa: PLR0913
     loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
     batch, source = one_input(loaded, image)
     prepared = loaded.preset and loaded.preset._asdict()
-    written = write_onnx(
+    written = hirescam.export(
         loaded.module, batch, out, top=top, layer=layer, labels=loaded.labels, preprocessing=prepared
     )
     if as_json:

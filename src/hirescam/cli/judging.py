@@ -1,5 +1,7 @@
 """What is guaranteed where: ``hirescam layers`` and ``certify``."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import prod
 from typing import Annotated, Any
@@ -8,14 +10,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hirescam import models
+import hirescam
 from hirescam.cli.console import TONES, new_table, open_console, print_json, print_verdict, write
 from hirescam.cli.inputs import about_run, one_input
+from hirescam.cli.later import models
 from hirescam.cli.options import AsJson, LayerName, Sample, Size, Spec, Weights
 from hirescam.cli.status import NOT_FAITHFUL, OK
-from hirescam.explainer import Explainer
-from hirescam.proof.certificate import Guarantee
-from hirescam.proof.selection import Layer
 
 _MOST_LAYERS = 25
 _MOST_BREAKS = 1
@@ -39,7 +39,7 @@ def layers(
     """
     loaded = models.resolve(model, weights=weights, image_size=size)
     inputs, source = one_input(loaded, image)
-    explainer = Explainer(loaded.module)
+    explainer = hirescam.Explainer(loaded.module)
     found, certificate = explainer.layers(inputs), explainer.certify(inputs)
     if as_json:
         print_json(about_run(loaded, source, certificate) | {"layers": [_layer_data(one) for one in found]})
@@ -67,16 +67,16 @@ def certify(
     """
     loaded = models.resolve(model, weights=weights, image_size=size)
     inputs, source = one_input(loaded, image)
-    certificate = Explainer(loaded.module, layer=layer).certify(inputs)
+    certificate = hirescam.Explainer(loaded.module, layer=layer).certify(inputs)
     if as_json:
         print_json(about_run(loaded, source, certificate))
     else:
         print_verdict(open_console(), loaded, source, certificate=certificate)
-    faithful = certificate.guarantee in (Guarantee.EXACT, Guarantee.CONDITIONAL)
+    faithful = certificate.guarantee in (hirescam.Guarantee.EXACT, hirescam.Guarantee.CONDITIONAL)
     return OK if faithful else NOT_FAITHFUL
 
 
-def _shortlist(found: Sequence[Layer]) -> list[Layer]:
+def _shortlist(found: Sequence[hirescam.Layer]) -> list[hirescam.Layer]:
     """Cut taps with a grid; the last ones if there are many, and always the chosen one."""
     useful = [one for one in found if one.chosen or (prod(one.space) > 1 and not one.bypass)]
     late = useful[-_MOST_LAYERS:]
@@ -89,7 +89,7 @@ def _left_out(shown: int, total: int) -> str:
     )
 
 
-def _layer_table(found: Sequence[Layer]) -> Table:
+def _layer_table(found: Sequence[hirescam.Layer]) -> Table:
     table = new_table("", "layer", "shape", "grid", "guarantee", "broken by")
     for one in found:
         mark = Text("→" if one.chosen else "", style="bold")
@@ -102,14 +102,14 @@ def _times(sides: Sequence[int]) -> str:
     return "×".join(map(str, sides)) or "-"
 
 
-def _broken(one: Layer) -> str:
+def _broken(one: hirescam.Layer) -> str:
     if one.bypass:
         return "the image also takes another way"
     more = len(one.breaks) - _MOST_BREAKS
     return ", ".join(one.breaks[:_MOST_BREAKS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _layer_data(one: Layer) -> dict[str, Any]:
+def _layer_data(one: hirescam.Layer) -> dict[str, Any]:
     return {
         "name": one.name,
         "shape": list(one.shape),

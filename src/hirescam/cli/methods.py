@@ -1,5 +1,7 @@
 """Commands about several methods: ``hirescam compare``, ``relate``, ``rules`` and ``metrics``."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +9,10 @@ from typing import Annotated
 import typer
 
 import hirescam
-from hirescam import models, pages, reports
 from hirescam.cli.console import about_model, new_table, open_console, print_json, print_verdict, write
 from hirescam.cli.inputs import about_run, one_input
+from hirescam.cli.later import evaluation, models, pages, reports
+from hirescam.cli.later import metrics as measures
 from hirescam.cli.options import (
     AsJson,
     Labels,
@@ -24,10 +27,7 @@ from hirescam.cli.options import (
     Weights,
 )
 from hirescam.cli.words import split_names
-from hirescam.evaluation import ORDER, PLAUSIBILITY
-from hirescam.metrics import metrics as registered
-from hirescam.reports import Wish
-from hirescam.theory import relations
+from hirescam.wording import printable
 
 _COMPARED = ("hirescam", "gradcam")
 
@@ -58,7 +58,7 @@ def compare(  # noqa: PLR0913
     Example: `hirescam compare cat.jpg --model lite0 --rules hirescam gradcam`
     """
     loaded = models.resolve(model, weights=weights, labels=labels, image_size=size)
-    wish = Wish(
+    wish = reports.Wish(
         reports.target_of(loaded, target or (), None),
         layer,
         sign=sign.value,
@@ -86,7 +86,7 @@ def relate(
     """
     loaded = models.resolve(model, weights=weights, image_size=size)
     batch, source = one_input(loaded, image)
-    found = relations(loaded.module, batch, layer=layer)
+    found = hirescam.relations(loaded.module, batch, layer=layer)
     if as_json:
         rows = [asdict(row) for row in found.rows]
         print_json({**about_run(loaded, source, found.certificate), "methods": rows})
@@ -128,7 +128,7 @@ def metrics(as_json: AsJson = False) -> None:
 
     Example: `hirescam metrics --json`
     """
-    found = sorted(registered().values(), key=lambda one: ORDER.index(one.kind))
+    found = sorted(measures.metrics().values(), key=lambda one: evaluation.ORDER.index(one.kind))
     if as_json:
         keys = ("name", "summary", "kind", "better", "bounds", "units", "needs", "options", "cite")
         print_json({one.name: {key: getattr(one, key) for key in keys} for one in found})
@@ -139,7 +139,7 @@ def metrics(as_json: AsJson = False) -> None:
         table.add_row(one.name, one.kind.value, one.summary, one.better.value, *ends, one.units, one.cite)
     console = open_console()
     console.print(table)
-    write(console, PLAUSIBILITY)
+    write(console, evaluation.PLAUSIBILITY)
 
 
 def _print_compared(report: reports.CompareReport) -> None:
@@ -150,7 +150,7 @@ def _print_compared(report: reports.CompareReport) -> None:
     console.print(table)
     missing = [f"{column.rule} has no map: {column.error}" for column in report.columns if column.error]
     write(console, *missing, *report.remarks)
-    write(console, report.run.verdict, about_model(report.run), f"Look at {reports.printable(report.page)}")
+    write(console, report.run.verdict, about_model(report.run), f"Look at {printable(report.page)}")
 
 
 def _law_cells(column: pages.Column) -> tuple[str, ...]:

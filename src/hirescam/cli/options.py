@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hirescam.models import FORMS
+from hirescam.wording import FORMS
 
 
 class Signs(StrEnum):

@@ -9,7 +9,8 @@ from hirescam import io, reports
 from hirescam.demo.experiments import PITCH, Digits, Photos, Pitch
 from hirescam.demo.figures import measured_laws, share_text
 from hirescam.explanation import Explanation
-from hirescam.proof.certificate import Certificate, Guarantee
+from hirescam.proof.certificate import Certificate
+from hirescam.proof.grade import Guarantee
 from hirescam.proof.laws import Laws
 
 _SHOWN_DIGITS = 4

@@ -1,6 +1,6 @@
 """Measure rules on data of one's own: samples come in, figures with intervals, files and a page go out."""
 
-from hirescam.evaluation.choices import DEFAULT_METRICS, DEFAULT_RULES, ORDER
+from hirescam.evaluation.choices import ORDER
 from hirescam.evaluation.contenders import BASELINES, Baseline
 from hirescam.evaluation.frames import Frame, framed, whole
 from hirescam.evaluation.naming import naming_of, read_classes
@@ -11,6 +11,7 @@ from hirescam.evaluation.summary import PLAUSIBILITY, QUESTIONS, Row
 from hirescam.evaluation.tables import tables_of
 from hirescam.evaluation.voc import CLASSES, Truth, voc_data
 from hirescam.evaluation.writing import PAGE
+from hirescam.wording import DEFAULT_METRICS, DEFAULT_RULES
 
 __all__ = [
     "BASELINES",

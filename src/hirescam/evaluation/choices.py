@@ -11,8 +11,6 @@ from hirescam.rulebook import Rule
 from hirescam.rulebook import get as get_rule
 
 EVERYTHING = "all"
-DEFAULT_RULES = ("hirescam", "gradcam")
-DEFAULT_METRICS = (Kind.FAITHFULNESS.value, Kind.LOCALISATION.value)
 ORDER = (Kind.FAITHFULNESS, Kind.PERTURBATION, Kind.SANITY, Kind.SHAPE, Kind.LOCALISATION)
 """Kinds in the order in which they are shown: what the model does comes before what people see."""
 

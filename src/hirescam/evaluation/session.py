@@ -11,8 +11,6 @@ import torch
 import hirescam
 from hirescam.errors import HirescamError, ImageFileError, InputError, TargetError
 from hirescam.evaluation.choices import (
-    DEFAULT_METRICS,
-    DEFAULT_RULES,
     ChosenMetric,
     ChosenMetrics,
     choose_metrics,
@@ -37,6 +35,7 @@ from hirescam.models import Model
 from hirescam.pages import Failure
 from hirescam.reports import check_pictures, check_writable, printable
 from hirescam.rulebook import Rule
+from hirescam.wording import DEFAULT_METRICS, DEFAULT_RULES
 
 STORE = "values.sqlite"
 NO_CLASS = "no class of the network for"

@@ -9,8 +9,9 @@ from hirescam.models.exported import SUFFIX, ExportedModel, resolve_exported
 from hirescam.models.labels import read_labels
 from hirescam.models.model import FROM_FACTORY, Crop, Described, Model, Normalise
 from hirescam.models.preprocessing import Preset, crop_picture, normalise_picture
-from hirescam.models.references import BUILTIN, FORMS
+from hirescam.models.references import BUILTIN
 from hirescam.models.resolving import resolve
+from hirescam.wording import FORMS
 
 __all__ = [
     "BUILTIN",

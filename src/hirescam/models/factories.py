@@ -20,8 +20,9 @@ from hirescam.errors import HirescamError, SpecError
 from hirescam.models.building import origin_of, seeded
 from hirescam.models.model import FROM_FACTORY, Model, other_model, picture_model
 from hirescam.models.preprocessing import SIDE, Preset, sized
-from hirescam.models.references import FORMS, did_you_mean, one_line, unknown
+from hirescam.models.references import did_you_mean, one_line, unknown
 from hirescam.networks.weights import load_into
+from hirescam.wording import FORMS
 
 _GREY_MEAN, _GREY_STD = 0.449, 0.226
 _SPACE = {1: (1024,), 2: (SIDE, SIDE), 3: (16, 112, 112)}

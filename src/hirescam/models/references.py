@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from hirescam.errors import SpecError
+from hirescam.wording import FORMS
 
 BUILTIN = ("lite0", "crepe")
 """References to the package's own networks."""
-FORMS = "lite0, crepe, torchvision:NAME, timm:NAME, package.module:factory or file.py:factory"
-"""What a reference may look like, for messages and help texts."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
