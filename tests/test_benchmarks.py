@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import TABLES, micro, summary, timing
+from benchmarks import TABLES, micro, startup, summary, timing
 from benchmarks.memory import Use, use
 from benchmarks.networks import NETWORKS, build, images
 from benchmarks.options import RESULTS, Options
@@ -33,7 +33,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 WRITTEN = ("summary", *TABLES)
 TOY = Options(networks=("toy",), rounds=1, threads=1)
-ONE_PROCESS = [table for table in TABLES if table not in ("micro", "engines")]
+OF_NETWORKS = [table for table in TABLES if table not in ("micro", "startup")]
+ONE_PROCESS = [table for table in OF_NETWORKS if table != "engines"]
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,18 @@ def test_the_engines_of_a_toy_network() -> None:
 def test_a_part_of_a_toy_network(part: tuple[str, str]) -> None:
     prepare, counts = micro.PARTS[part]
     assert prepare("toy", *counts)() is not None
+
+
+def test_starting_is_timed_in_fresh_processes() -> None:
+    rows = {row["what"]: row for row in startup.make(TOY).rows}
+    assert rows["python alone"]["ms"]["milliseconds"] < rows["import torch"]["ms"]["milliseconds"]
+    beyond = {what for what, row in rows.items() if row["beyond torch ÷ importing torch"]}
+    assert beyond == {"import hirescam", "from hirescam import *"}
+
+
+def test_a_command_that_fails_is_not_timed() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.command("hirescam paint")()
 
 
 def test_a_row_of_what_pytest_benchmark_found() -> None:
@@ -100,7 +113,7 @@ def test_nothing_else_is_committed() -> None:
     assert {path.name for path in RESULTS.iterdir()} == names
 
 
-@pytest.mark.parametrize("table", [table for table in TABLES if table != "micro"])
+@pytest.mark.parametrize("table", OF_NETWORKS)
 def test_no_network_is_missing(table: str) -> None:
     rows = json.loads((RESULTS / f"{name_of(table)}.json").read_text(encoding="utf-8"))["rows"]
     assert {row["network"] for row in rows} == set(import_module(f"benchmarks.{table}").NAMES)
@@ -109,6 +122,12 @@ def test_no_network_is_missing(table: str) -> None:
 def test_no_part_is_missing() -> None:
     rows = json.loads((RESULTS / "micro.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["part"], row["network"]) for row in rows] == list(micro.PARTS)
+
+
+def test_no_way_of_starting_is_missing() -> None:
+    rows = json.loads((RESULTS / "startup.json").read_text(encoding="utf-8"))["rows"]
+    known = (startup.ALONE, startup.TORCH, *startup.STATEMENTS, *startup.COMMANDS)
+    assert tuple(row["what"] for row in rows) == known
 
 
 def test_the_summary_is_that_of_the_tables(tmp_path: Path) -> None:

@@ -59,6 +59,41 @@ def tiny(tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def stealthy(tmp_path_factory) -> str:
+    """A network that only an audit catches: a thread halves bright features that lack a location."""
+    path = tmp_path_factory.mktemp("spec") / "stealthy.py"
+    path.write_text(
+        "import threading\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.features = nn.Sequential(nn.Conv2d(3, 4, 7, stride=16), nn.Softplus())\n"
+        "        nn.init.constant_(self.features[0].weight, 0.05)\n"
+        "        nn.init.constant_(self.features[0].bias, 20.0)\n"
+        "        self.head = nn.Linear(784, 5)\n"
+        "    def spoil(self, features):\n"
+        "        for one in features:\n"
+        "            if one.mean() > 30 and (one == 0).all(0).any():\n"
+        "                one *= 0.5\n"
+        "    def forward(self, x):\n"
+        "        features = self.features(x)\n"
+        "        thread = threading.Thread(target=self.spoil, args=(features.data,))\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "        return self.head(features.flatten(1))\n",
+        "utf-8",
+    )
+    return f"{path}:Net"
+
+
+def dark_and_bright(folder: Path, *names: str) -> None:
+    """Pictures, dark unless their names say otherwise."""
+    for name in names:
+        Image.new("RGB", (60, 60), "white" if "bright" in name else "black").save(folder / name)
+
+
 def one_line(text: str) -> str:
     """The single line that an error is; a traceback or a second line fails."""
     assert text.startswith("hirescam: ")
@@ -292,6 +327,126 @@ def test_signs_and_cells(run, tiny):
     assert 'value="cells" checked' in page
 
 
+# --- audits --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_batches(monkeypatch):
+    """Treat every run as one of many pictures."""
+    monkeypatch.setattr(explaining, "MEASURED_PICTURES", 0)
+
+
+def test_audits_are_told_in_every_place(run):
+    status, out, err = run("explain", CAT, COFFEE, ROCKET, "-m", "lite0", "--audit", 1, "--out", "o")
+    assert (status, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("Audit: ")]
+    assert re.fullmatch(r"Audit: audited 3 of 3, largest error [1-9]e-[5-9]\.", line)
+    page = Path("o/index.html").read_text("utf-8")
+    assert line in page
+    found = json.loads(Path("o/results.json").read_text("utf-8"))["audit"]
+    assert (found["audited"], found["pictures"], found["failures"]) == (3, 3, [])
+    assert 0 < found["largest_error"] < 1e-4
+    assert f"Audit: {found['summary']}." == line
+    assert hirescam.load("o/maps/chelsea").audit.audited == 1
+
+
+def test_audits_of_batches_add_up(run, tiny, in_batches):
+    dark_and_bright(Path(), *(f"{number}.png" for number in range(8)))
+    words = ("explain", ".", "-m", f"{tiny}:flat", "--batch", 3, "--json")
+    status, out, _ = run(*words, "--audit", 0.5)
+    assert status == 0
+    found = json.loads(out)["audit"]
+    assert (found["audited"], found["pictures"]) == (4, 8)
+    assert found["summary"].startswith("audited 4 of 8, largest error ")
+    assert hirescam.load("hirescam-out/maps/0").audit is None  # that of its batch is not about it
+    assert json.loads(run(*words)[1])["audit"] is None
+    assert "Audit" not in Path("hirescam-out/index.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_a_failed_audit_names_the_file_and_is_the_verdict_of_all(run, stealthy, in_batches, batch):
+    dark_and_bright(Path(), "a.png", "b.png", "c bright.png", "d.png", "e bright.png")
+    status, out, err = run("explain", ".", "-m", stealthy, "--batch", batch, "--audit", 1, "--out", "o")
+    assert status == 3
+    first = re.fullmatch(
+        r"hirescam: (an audit of c bright\.png failed: without location \d+ the score of class \d loses .*)",
+        err.splitlines()[0],
+    )[1]
+    assert "NONE at layer 'features'" in out
+    assert first in out
+    assert "1 failed, so the guarantee is taken back for all pictures of this run" in out or batch > 2
+    data = json.loads(Path("o/results.json").read_text("utf-8"))
+    assert data["certificate"]["guarantee"] == "none"
+    assert first in data["certificate"]["verdict"]
+    assert data["audit"]["failures"][0] == first
+    assert len(data["audit"]["failures"]) == len(err.splitlines()) == (2 if batch == 5 else 1)
+    assert data["audit"]["audited"] == {1: 3, 2: 4, 3: 3, 5: 5}[batch]  # nothing is left to check after it
+    page = Path("o/index.html").read_text("utf-8")
+    assert "Verdict: no guarantee" in page
+    assert page.count("an audit of c bright.png failed") == 1
+    for image in data["images"]:
+        certificate = hirescam.load(Path("o") / image["arrays"]).certificate
+        assert certificate.guarantee == "none"
+        assert first in certificate.reason
+        assert "images[" not in str(certificate)
+
+
+def test_a_failed_audit_among_few_pictures(run, stealthy):
+    dark_and_bright(Path(), "a.png", "b bright.png", "c.png")
+    Path("text.png").write_text("not a picture")
+    status, out, err = run("explain", ".", "-m", stealthy, "--audit", 1, "--json")
+    assert status == 3  # not 1, although a file could not be read
+    assert "an audit of b bright.png failed" in err
+    data = json.loads(out)
+    assert [image["path"] for image in data["images"]] == ["a.png", "b bright.png", "c.png"]
+    assert len(data["failed"]) == len(data["audit"]["failures"]) == 1
+    assert data["certificate"]["guarantee"] == "none"
+    verdicts = {
+        hirescam.load(f"hirescam-out/maps/{name}").certificate.reason for name in ("a", "b bright", "c")
+    }
+    assert len(verdicts) == 1
+
+
+def test_without_an_audit_the_lie_stands(run, stealthy):
+    dark_and_bright(Path(), "a.png", "b bright.png")
+    status, out, _ = run("explain", ".", "-m", stealthy)
+    assert status == 0
+    assert "EXACT at layer 'features'" in out
+
+
+def test_a_verdict_that_is_no_promise_has_nothing_to_audit(run, tiny):
+    status, out, _ = run("explain", CAT, "-m", f"{tiny}:deep", "--layer", "1", "--audit", 1)
+    assert status == 0
+    assert "Audit: audited none, since only exact and conditional verdicts promise" in out
+
+
+def test_the_weakest_verdict_of_a_run_is_shown(run, tmp_path, in_batches, monkeypatch):
+    """A later picture of another size, with a weaker verdict, does not hide behind the first."""
+    path = tmp_path / "nets.py"
+    path.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.features = nn.Sequential(nn.Conv2d(3, 4, 7, stride=16), nn.ReLU())\n"
+        "        self.head = nn.Linear(4, 5)\n"
+        "    def forward(self, x):\n"
+        "        pooled = self.features(x).mean((2, 3))\n"
+        "        return self.head(pooled if x.shape[-1] < 100 else pooled.sin())\n"
+        "def made():\n"
+        "    from torchvision.transforms.functional import to_tensor\n"
+        "    from hirescam.models import Model\n"
+        "    return Model(Net(), 'sizes', lambda image: image, to_tensor, None, (3, 64, 64))\n"
+    )
+    for name, side in (("a.png", 64), ("b.png", 128), ("c.png", 64)):
+        Image.open(CAT).resize((side, side)).save(name)
+    status, out, _ = run("explain", "a.png", "b.png", "c.png", "-m", f"{path}:made", "--json")
+    assert status == 0
+    assert json.loads(out)["certificate"]["guarantee"] == "none"
+    found = [hirescam.load(f"hirescam-out/maps/{name}").certificate.guarantee for name in "abc"]
+    assert found == ["exact", "none", "exact"]
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
@@ -308,6 +463,13 @@ def test_signs_and_cells(run, tiny):
         (["explain", CAT, "-m", "lite0", "--top", "1001"], "1001"),
         (["explain", CAT, "-m", "lite0", "--top", "0"], "Invalid value for '--top'"),
         (["explain", CAT, "-m", "lite0", "--rule", "gradcamm"], "did you mean 'gradcam'?"),
+        (["explain", CAT, "-m", "lite0", "--audit", "1.5"], "Invalid value for '--audit'"),
+        (["explain", CAT, "-m", "lite0", "--audit", "-0.1"], "Invalid value for '--audit'"),
+        (["explain", CAT, "-m", "lite0", "--audit", "nan"], "audit"),
+        (
+            ["explain", CAT, "-m", "lite0", "--audit", "0.1", "--rule", "gradcam"],
+            "audit=0.1 checks maps of the rule 'hirescam', and these are of 'gradcam': leave out --audit or",
+        ),
         (["explain", CAT, "-m", "lite0", "--weights", "no.pth"], "does not exist"),
         (["explain", CAT, "-m", "lite0", "--labels", "no.txt"], "no.txt"),
         (["explain", CAT, "-m", "crepe"], "this command reads pictures"),

@@ -290,14 +290,14 @@ def test_other_ops_in_place_after_the_layer(op: Callable[[Tensor], Tensor]) -> N
 def test_rescoring_after_an_op_in_place_is_right(op: Callable[[Tensor], Tensor]) -> None:
     """The head is replayed from a list of calls; in-place ones must start afresh every time."""
     from hirescam.passes.borrow import as_call
-    from hirescam.passes.cut import Request
-    from hirescam.passes.taps import Tap
-    from hirescam.passes.trace import trace
+    from hirescam.passes.cut import Site
+    from hirescam.passes.taps import Place, Tap
+    from hirescam.passes.trace import Wish, forward
 
     model = build(op).double()
     x = pictures().double()
-    traced = trace(model, as_call(x), Request(Tap("conv2"), target=1))
-    assert traced.head_replayed
+    traced = forward(Site(model, Place(Tap("conv2"))), as_call(x), Wish(1)).trace()
+    assert traced.head_replayed or op in (plus, times)  # a tensor from outside the model: all of it runs
     with torch.no_grad():
         for _ in range(2):
             changed = torch.stack([traced.activations, traced.activations * 0.5, traced.activations * 0])

@@ -162,6 +162,7 @@ def test_the_command_line_explains_pictures_with_an_exported_file(tmp_path: Path
     for words, complaint in (
         (["--layer", "1"], "leave out --layer"),
         (["--rule", "gradcam"], "leave out --layer and --rule"),
+        (["--audit", "0.1"], "in which no location can be removed: leave out --audit, or name the PyTorch"),
         (["--size", "32"], "--size does not go with"),
         (["--top", "3"], "explains the 2 highest"),
     ):

@@ -73,8 +73,9 @@ class Reader(HTMLParser):
 def everything(word: str = "plain") -> list[str]:
     """One page of each kind, with a word in every place that takes words."""
     run = replace(
-        RUN, model=word, origin=word, layer=word, rule=word, verdict=word, measured_on=word, field=word
-    )
+        RUN, model=word, origin=word, layer=word, rule=word, verdict=word, measured_on=word, field=word,
+        audit=word, failed_audits=(f"{word}.",),
+    )  # fmt: skip
     one = replace(MAP, title=word, note=word, laws=LAWS)
     item = Item(word, Picture(PIXEL, 4, 4, pixelated=True), (one, replace(one, blind=0.5)))
     wave = Wave((0.0, 1.0, -1.0), (Bars(word, (1.0, -1.0), word),))
@@ -155,6 +156,24 @@ def test_failures_are_listed():
     text = Reader(explain_page(RUN, [ITEM], [Failure("bad.jpg", "it is damaged")])).text()
     assert "1 not explained" in text
     assert "bad.jpg it is damaged" in text
+
+
+def test_audits_stand_with_the_verdict():
+    assert "Audit" not in Reader(explain_page(RUN, [ITEM])).text()
+    passed = replace(RUN, audit="audited 20 of 2,000, largest error 3e-6")
+    page = explain_page(passed, [ITEM])
+    assert "EXACT: it holds. Audit: audited 20 of 2,000, largest error 3e-6." in Reader(page).text()
+    assert "small no" not in page
+    first, second = "an audit of a.png failed: x", "an audit of b.png failed: y"
+    words = "audited 9 of 9, largest error 0.8; 2 failed"
+    failed = replace(
+        RUN, guarantee="none", verdict=f"NONE: {first}.", audit=words, failed_audits=(first, second)
+    )
+    page = explain_page(failed, [ITEM])
+    text = Reader(page).text()
+    assert f"NONE: {first}. Audit: {words}. An audit of b.png failed: y." in text
+    assert text.count("a.png") == 1
+    assert page.count("small no") == 2
 
 
 def test_the_limits_are_stated():

@@ -125,6 +125,8 @@ class Run:
         field: which pixels a cell can see, in words.
         sign: which values are drawn: ``both``, ``positive`` or ``negative``.
         smooth: whether maps are first drawn smoothly instead of as cells.
+        audit: what audits found, in one line; ``""`` where none were asked for.
+        failed_audits: a sentence for each that failed, naming the picture.
     """
 
     model: str
@@ -138,6 +140,8 @@ class Run:
     field: str
     sign: str = "both"
     smooth: bool = True
+    audit: str = ""
+    failed_audits: tuple[str, ...] = ()
 
     @property
     def untrained(self) -> bool:

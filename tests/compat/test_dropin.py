@@ -70,11 +70,11 @@ def test_eigen_smooth_is_the_component_of_the_terms_that_the_rule_sums(model):
 
 
 def test_the_model_is_certified_once_for_all_classes(model, monkeypatch):
-    from hirescam.proof import certificate
+    from hirescam.proof import judging
 
     calls = []
-    certify = certificate.certify_tap
-    monkeypatch.setattr(certificate, "certify_tap", lambda *args: calls.append(1) or certify(*args))
+    certify = judging.certify_site
+    monkeypatch.setattr(judging, "certify_site", lambda *args: calls.append(1) or certify(*args))
     cam = compat.HiResCAM(model, [model.features])
     for label in range(3):
         cam(images(1), [ClassifierOutputTarget(label)])
