@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hirescam.errors import LayerError
+from hirescam.errors import HirescamError, LayerError
 from hirescam.passes import targets
 from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import Cut, Site, run_from
@@ -331,7 +331,9 @@ def _gradients_at(score: Tensor, leaf: Tensor, finished: Pass) -> Tensor:
         with suppress(RuntimeError):  # an op without a batching rule
             return grad(chosen, True)
         return torch.stack([grad(outputs, False) for outputs in chosen])
-    except RuntimeError as error:
+    except HirescamError:
+        raise
+    except Exception as error:  # autograd's, or of a hook of the model's own
         reason = str(error).strip().split("\n")[0]
         raise LayerError(
             f"the gradient at layer={finished.site.tap.name!r} cannot be taken, because PyTorch says: "
