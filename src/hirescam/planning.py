@@ -18,7 +18,8 @@ from hirescam.compiled import Compiled
 from hirescam.errors import LayerError, ModelError
 from hirescam.passes.borrow import Call, check_model, same_random_numbers
 from hirescam.passes.cut import Site
-from hirescam.passes.state import Ends, Slot, State, restored, unchanged
+from hirescam.passes.restore import Place, restored, unchanged
+from hirescam.passes.state import Ends, State
 from hirescam.passes.taps import Tap
 from hirescam.passes.targets import OutputSelector, Region, Target, first_class, is_class_target, is_indexed
 from hirescam.passes.trace import Pass
@@ -97,7 +98,7 @@ class Planner:
         self._model, self.tap, self.output, self.grid, self.progress = model, tap, output, grid, progress
         self.plans: dict[object, Plan] = {}
         self.state: State | None = None
-        self._slots: list[Slot] = []
+        self._places: list[Place] = []
         self._renewed = 0
         self._compiling = False
         self._lock = threading.RLock()
@@ -121,8 +122,8 @@ class Planner:
     def giving_back(self) -> Iterator[None]:
         """Run the model in this block, and put back what its own passes are known to write to."""
         with self._lock:
-            slots = list(self._slots)
-        with restored(slots), same_random_numbers():
+            places = list(self._places)
+        with restored(places), same_random_numbers():
             yield
 
     def plan(self, call: Call, target: Target) -> Plan:
@@ -214,14 +215,14 @@ class Planner:
 
     def graph(self, call: Call, target: Target) -> Graph:
         """Read the graph of one forward pass."""
-        with unchanged(self._model) as slots:
+        with unchanged(self._model) as places:
             graph = read(self._state(), call, self.output, target)
-        self._written_to(slots)
+        self._written_to(places)
         return graph
 
     def _state(self) -> State:
         if self.state is None:
-            self.state = State(self._model, self._slots)
+            self.state = State(self._model, self._places)
         return self.state
 
     def _look(self) -> None:
@@ -230,7 +231,7 @@ class Planner:
             return
         check_model(self._model)
         steady = self.state is None or self._renewed < _MOST_RENEWALS or not self.state.only_values
-        self.state = State(self._model, self._slots)
+        self.state = State(self._model, self._places)
         self._renewed += 1
         if steady:
             self.plans.clear()
@@ -238,17 +239,17 @@ class Planner:
             plan.closed_form = plan.compiled = None
 
     def _make(self, call: Call, target: Target) -> Plan:
-        with unchanged(self._model) as slots, same_random_numbers():
+        with unchanged(self._model) as places, same_random_numbers():
             plan = self._certified_plan(call, target)
-        self._written_to(slots)
+        self._written_to(places)
         return plan
 
-    def _written_to(self, slots: list[Slot]) -> None:
+    def _written_to(self, places: list[Place]) -> None:
         """Note what the model's own passes write to: it is put back, and no change of the model."""
-        new = [slot for slot in slots if slot not in self._slots]
+        new = [place for place in places if place not in self._places]
         if new:
-            self._slots += new
-            self.state = State(self._model, self._slots)
+            self._places += new
+            self.state = State(self._model, self._places)
 
     def _certified_plan(self, call: Call, target: Target) -> Plan:
         others = _others(call)

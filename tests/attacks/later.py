@@ -327,11 +327,54 @@ def flattened(net: Net, a: Tensor) -> Tensor:
     build=partial(Net, flattened),
 )
 def weights_that_keep_the_scores(scene: Scene) -> None:
-    flat = scene.model.flat
+    other_matrix(scene, scene.model.flat.weight)
+
+
+def other_matrix(scene: Scene, matrix: Tensor) -> None:
+    """Change a matrix (5, 128) in place so that these images keep their scores."""
     with torch.no_grad():
         seen = scene.model.layer(scene.images).flatten(1)
         change = torch.linspace(-1, 1, 5 * 128).sin().view(5, 128)
-        flat.weight += change - change @ torch.linalg.pinv(seen) @ seen
+        matrix += change - change @ torch.linalg.pinv(seen) @ seen
+
+
+class Plain(Net):
+    """Its last matrix is no parameter and no buffer, but a plain tensor."""
+
+    def __init__(self, keep: Callable[[Tensor], Any], find: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.kept, self.find = keep(self.flat.weight.detach().clone()), find
+
+    def head(self, a: Tensor) -> Tensor:
+        return a.flatten(1) @ self.find(self.kept).T
+
+
+def closure_of(matrix: Tensor) -> Callable[[], Tensor]:
+    return lambda: matrix
+
+
+PLAIN: dict[str, tuple[str, Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
+    "attribute": ("a plain attribute", lambda matrix: matrix, lambda kept: kept),
+    "list": ("a tensor in a list", lambda matrix: [matrix], lambda kept: kept[0]),
+    "dict": ("a tensor in a dict", lambda matrix: {"last": [matrix]}, lambda kept: kept["last"][0]),
+    "closure": ("a tensor that a function closes over", closure_of, lambda kept: kept()),
+}
+
+
+def plainly(scene: Scene) -> None:
+    scene.explain()
+    other_matrix(scene, scene.model.find(scene.model.kept))
+
+
+for _name, (_tried, _keep, _find) in PLAIN.items():
+    add(
+        f"a_matrix_in_a_{_name}",
+        Kind.CHECK,
+        f"{_tried} is changed in place so that these images keep their scores",
+        EXACT,
+        build=partial(Plain, _keep, _find),
+        play=plainly,
+    )
 
 
 def biased() -> Net:

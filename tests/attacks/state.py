@@ -72,6 +72,57 @@ class FeaturesKept(Net):
         return self.fc(pooled(a))
 
 
+class Scratch(Net):
+    """Writes its features into a tensor of its own, and gives back what it found in it."""
+
+    def __init__(self, keep: Callable[[Tensor], Any], find: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.kept, self.find = keep(torch.ones(3, 8)[1:]), find
+
+    def head(self, a: Tensor) -> Tensor:
+        box = self.find(self.kept)
+        box.copy_(pooled(a))
+        return self.fc(2 * box)
+
+
+def scratch_is_plain(scene: Scene, _answer: Any) -> list[str]:
+    box = scene.model.find(scene.model.kept)
+    found = [] if bool((box == 1).all()) else ["what the forward pass wrote is still there"]
+    return found + (["its scratch hangs on a graph"] if box.requires_grad else [])
+
+
+SCRATCH: dict[str, tuple[str, Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
+    "attribute": ("a plain attribute", torch.clone, lambda kept: kept),
+    "view": ("a plain attribute, a view", lambda box: box, lambda kept: kept),
+    "list": ("a tensor in a list", lambda box: [box.clone()], lambda kept: kept[0]),
+    "dict": ("a tensor in a dict", lambda box: {"a": box.clone()}, lambda kept: kept["a"]),
+}
+for _name, (_tried, _keep, _find) in SCRATCH.items():
+    add(
+        f"features_written_into_a_{_name}",
+        Kind.STATE,
+        f"the features are written into {_tried}",
+        EXACT,
+        build=partial(Scratch, _keep, _find),
+        check=scratch_is_plain,
+    )
+
+
+@row("the features are put into a dict and appended to a list", check=lambda scene, _: scene.model.left())
+class FeaturesCollected(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.seen = {}, []
+
+    def head(self, a: Tensor) -> Tensor:
+        self.table["last"] = a
+        self.seen.append(a)
+        return self.fc(pooled(a))
+
+    def left(self) -> list[str]:
+        return ["features of our own passes are left behind"] if self.table or self.seen else []
+
+
 def grid_is_plain(scene: Scene, _answer: Any) -> list[str]:
     grid = dict(scene.model.named_buffers()).get("grid")
     odd = grid is not None and (grid.is_inference() or grid.requires_grad)

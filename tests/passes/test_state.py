@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hirescam.passes.state import Ends, Slot, State, restored, storages_of, tensors_inside, unchanged
+from hirescam.passes.restore import Slot, Written
+from hirescam.passes.state import Ends, State, storages_of, tensors_inside
 from toys import FlattenNet, PooledNet, images, ready
 
 
@@ -179,8 +180,13 @@ def test_weights_made_in_inference_mode_have_no_versions() -> None:
 
 def test_what_the_model_itself_writes_to_is_free() -> None:
     model = ready(Model())
-    slots = [Slot(model._buffers, "scale"), Slot(model.__dict__, "count"), Slot({}, "of no model")]
-    state = State(model, slots)
+    places = [
+        Slot(model._buffers, "scale"),
+        Written(model.scale),
+        Slot(model.__dict__, "count"),
+        Slot({}, "of no model"),
+    ]
+    state = State(model, places)
     model.scale.add_(1)
     assert state.same
     model.scale = model.scale + 1
@@ -354,139 +360,3 @@ def test_tensors_without_ends() -> None:
     assert Ends([sparse, empty, quantised]).same
     assert Ends([]).same
     assert Ends([torch.ones(2), torch.ones(3).double(), torch.ones(2).int()]).same
-
-
-# Giving back ----------------------------------------------------------------------------------
-
-
-class Keeps(nn.Module):
-    """Writes to itself in every way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("assigned", torch.ones(2))
-        self.register_buffer("written", torch.ones(2))
-        self.register_buffer("taped", torch.ones(2))
-        self.register_buffer("left", torch.ones(2))
-        self.register_buffer("empty", None)
-        self.count, self.gone = 0, "here"
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.assigned = self.assigned + 1
-        self.written.add_(1)
-        self.taped.mul_(x)
-        self.empty = torch.zeros(1)
-        self.count += 1
-        self.new = [x]
-        if hasattr(self, "gone"):
-            del self.gone
-        return x
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    part = model[0]
-    return {name: getattr(part, name, "absent") for name in (*part._buffers, "count", "gone", "new")}
-
-
-def run_and_fail(model: nn.Module) -> None:
-    model(torch.ones(2))
-    raise RuntimeError("mine")
-
-
-def test_a_model_comes_back_as_it_was() -> None:
-    model = nn.Sequential(Keeps())
-    before = snapshot(model)
-    with unchanged(model) as slots:
-        model(torch.full((2,), 3.0, requires_grad=True))
-        assert all(snapshot(model)[name] is not before[name] for name in ("assigned", "count", "gone", "new"))
-        assert slots == []
-    after = snapshot(model)
-    assert all(after[name] is before[name] for name in before)
-    for name in ("assigned", "written", "taped", "left"):
-        assert after[name].tolist() == [1, 1]
-        assert after[name].is_leaf
-        assert not after[name].requires_grad
-    assert sorted(slot.name for slot in slots) == [
-        "assigned", "count", "empty", "gone", "new", "taped", "written",
-    ]  # fmt: skip
-    owners = {slot.name: slot.owner for slot in slots}
-    assert owners["count"] is model[0].__dict__
-    assert owners["written"] is model[0]._buffers
-
-
-def test_a_model_comes_back_even_after_an_error() -> None:
-    model = nn.Sequential(Keeps())
-    before = snapshot(model)
-    with pytest.raises(RuntimeError, match="mine"), unchanged(model):
-        run_and_fail(model)
-    assert all(value is before[name] for name, value in snapshot(model).items())
-
-
-def test_a_write_that_ends_in_the_same_values_is_one() -> None:
-    """The next pass may write others."""
-    model = nn.Sequential(Keeps())
-    with unchanged(model) as slots:
-        model[0].left.mul_(1)
-    assert [slot.name for slot in slots] == ["left"]
-
-
-def test_a_write_through_data_is_undone() -> None:
-    model = nn.Sequential(Keeps())
-    with unchanged(model) as slots:
-        model[0].left.data.mul_(5)
-    assert model[0].left.tolist() == [1, 1]
-    assert [slot.name for slot in slots] == ["left"]
-
-
-def test_buffers_of_inference_mode_come_back() -> None:
-    with torch.inference_mode():
-        model = nn.Sequential(Keeps())
-    with unchanged(model), torch.inference_mode():
-        model[0].written.add_(1)
-    assert model[0].written.tolist() == [1, 1]
-    with restored([Slot(model[0]._buffers, "written")]), torch.inference_mode():
-        model[0].written.add_(1)
-    assert model[0].written.tolist() == [1, 1]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_scripted_parts_are_left_alone() -> None:
-    model = nn.Sequential(torch.jit.script(nn.BatchNorm1d(2)))
-    with unchanged(model) as slots:
-        pass
-    assert slots == []
-
-
-def test_known_places_are_put_back() -> None:
-    model = nn.Sequential(Keeps())
-    with unchanged(model) as slots:
-        model(torch.full((2,), 3.0, requires_grad=True))
-    before = snapshot(model)
-    with restored(slots):
-        model(torch.full((2,), 3.0, requires_grad=True))
-    after = snapshot(model)
-    assert all(after[name] is before[name] for name in before)
-    assert [after[name].tolist() for name in ("assigned", "written", "taped")] == [[1, 1]] * 3
-    assert after["taped"].is_leaf
-    with pytest.raises(RuntimeError, match="mine"), restored(slots):
-        run_and_fail(model)
-    assert all(value is before[name] for name, value in snapshot(model).items())
-    assert model[0].written.tolist() == [1, 1]
-
-
-def test_what_was_not_written_to_is_not_written_back() -> None:
-    model = nn.Sequential(Keeps())
-    slots = [Slot(model[0]._buffers, "written"), Slot(model[0].__dict__, "count")]
-    version = model[0].written._version
-    with restored(slots):
-        pass
-    assert model[0].written._version == version
-
-
-def test_a_slot_is_a_name_in_one_place() -> None:
-    owner: dict[str, object] = {}
-    assert Slot(owner, "a") == Slot(owner, "a")
-    assert hash(Slot(owner, "a")) == hash(Slot(owner, "a"))
-    assert Slot(owner, "a") != Slot(owner, "b")
-    assert Slot(owner, "a") != Slot({}, "a")  # however alike

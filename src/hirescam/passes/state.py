@@ -1,8 +1,6 @@
-"""What a model consists of now: to see whether it is still what was judged, and to give it back as it was."""
+"""What a model consists of now: to see whether it is still what was judged."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -12,7 +10,8 @@ from torch import Tensor, nn
 from torch._C import _functorch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from hirescam.passes.borrow import parts, version_of
+from hirescam.passes.borrow import parts
+from hirescam.passes.restore import Place, Slot, Written
 
 _DEEPEST = 3  # containers of containers of tensors, such as a list of pairs
 _LONGEST = 1000
@@ -25,21 +24,20 @@ _GLOBAL_HOOKS = (
     "_global_forward_hooks", "_global_forward_pre_hooks",
     "_global_backward_hooks", "_global_backward_pre_hooks",
 )  # fmt: skip
-_ABSENT = object()
 
 
 class State:
-    """A model's modules, attributes, hooks, and parameters and buffers with their versions.
+    """A model's modules, attributes and hooks, and the tensors that it holds with their versions.
 
     Compared are objects and how often tensors were written to, not values: a change through ``.data`` is not
     seen here (see `Ends`).
 
     Args:
         model: the model.
-        slots: what its own passes write to, which is not a change.
+        places: what its own passes write to, which is not a change.
     """
 
-    def __init__(self, model: nn.Module, slots: Sequence["Slot"] = ()) -> None:
+    def __init__(self, model: nn.Module, places: Sequence[Place] = ()) -> None:
         self.model = model
         self.modules = parts(model)
         self._live = [module.__dict__ for module in self.modules]
@@ -60,12 +58,13 @@ class State:
             for tensor in values.values()
             if tensor is not None
         ]
-        written = {id(slot.owner.get(slot.name)) for slot in slots}
-        self._counted = [t for t in self.tensors if not t.is_inference() and id(t) not in written]
+        written = {id(place.tensor) for place in places if isinstance(place, Written)}
+        self._counted = [t for t in self.held if not t.is_inference() and id(t) not in written]
         self._versions = [tensor._version for tensor in self._counted]
         self._stored: tuple[list[int], dict[int, StorageWeakRef]] | None = None
         copies = {id(live): kept for live, kept in zip(self._live, self._kept, strict=True)}
         copies |= {id(live): kept for live, kept in zip(self._filled, self._filled_kept, strict=True)}
+        slots = [place for place in places if isinstance(place, Slot)]
         self._free = [(slot, copies[id(slot.owner)]) for slot in slots if id(slot.owner) in copies]
 
     @property
@@ -209,93 +208,3 @@ def _parts_of(value: Any) -> list[Any]:
         named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *named]
     return list(vars(value).values()) if callable(value) and hasattr(value, "__dict__") else []
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """One place that a forward pass writes to: an attribute or a buffer of one module."""
-
-    owner: dict[str, Any]
-    name: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Slot) and self.owner is other.owner and self.name == other.name
-
-    def __hash__(self) -> int:
-        return hash((id(self.owner), self.name))
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[list[Slot]]:
-    """Put back every buffer and attribute that forward passes in this block assign or write to.
-
-    Gives a list which in the end holds the places that were put back, for `restored` to look after later.
-    """
-    modules = parts(model)
-    owners: list[dict[str, Any]] = [
-        owner
-        for module in modules
-        for owner in (module.__dict__, module._buffers)
-        if not isinstance(module, torch.jit.ScriptModule)  # whose buffers are not in a dict
-    ]
-    before = [dict(owner) for owner in owners]
-    values = [
-        (module._buffers, name, buffer, buffer.detach().clone(), version_of(buffer))
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None and _comparable(buffer)
-    ]
-    found: list[Slot] = []
-    try:
-        yield found
-    finally:
-        for owner, kept in zip(owners, before, strict=True):
-            for name in [*kept, *(name for name in owner if name not in kept)]:
-                if owner.get(name, _ABSENT) is not kept.get(name, _ABSENT):
-                    _put(owner, name, kept.get(name, _ABSENT))
-                    found.append(Slot(owner, name))
-        for owner, name, buffer, value, version in values:
-            if version_of(buffer) != version or buffer.grad_fn is not None or not _equal(buffer, value):
-                _write_back(buffer, value)
-                found.append(Slot(owner, name))
-
-
-@contextmanager
-def restored(slots: Sequence[Slot]) -> Iterator[None]:
-    """Put back what is in some places, known to be written to by every pass."""
-    before = [slot.owner.get(slot.name, _ABSENT) for slot in slots]
-    values = [
-        value.detach().clone() if isinstance(value, Tensor) and _comparable(value) else None
-        for value in before
-    ]
-    try:
-        yield
-    finally:
-        for slot, old, value in zip(slots, before, values, strict=True):
-            if slot.owner.get(slot.name, _ABSENT) is not old:
-                _put(slot.owner, slot.name, old)
-            elif value is not None and (old.grad_fn is not None or not _equal(old, value)):
-                _write_back(old, value)
-
-
-def _comparable(tensor: Tensor) -> bool:
-    """Whether a tensor's values can be copied and compared: not sparse ones, nor those that have none."""
-    return tensor.layout is torch.strided and tensor.device.type != "meta"
-
-
-def _put(owner: dict[str, Any], name: str, value: object) -> None:
-    if value is _ABSENT:
-        owner.pop(name, None)
-    else:
-        owner[name] = value
-
-
-def _equal(tensor: Tensor, value: Tensor) -> bool:
-    return tensor.shape == value.shape and bool(torch.equal(tensor, value))
-
-
-def _write_back(buffer: Tensor, value: Tensor) -> None:
-    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-        if buffer.grad_fn is not None:
-            buffer.detach_()
-        buffer.copy_(value)
