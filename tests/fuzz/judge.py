@@ -20,6 +20,8 @@ def violations(truth: Truth, certificate: Any, result: Any = None, rule: str = "
     found = [] if result is None else [*_numbers(truth, result)]
     grade = str(certificate.guarantee)
     raw = result.raw if result is not None and rule == "hirescam" else None
+    if truth.unsteady:  # the map is of activations that will not come again
+        raw = None
     if grade in ("exact", "conditional"):
         found += _affine_claim(truth, grade, str(certificate), raw)
     if grade == "local":
@@ -45,7 +47,12 @@ def _numbers(truth: Truth, result: Any) -> list[str]:
 
 def _affine_claim(truth: Truth, grade: str, text: str, raw: Tensor | None) -> list[str]:
     held = grade == "conditional"
-    why = truth.unsteady or truth.around or truth.together or (truth.held_curved if held else truth.curved)
+    why = (
+        truth.unsteady_after
+        or truth.around
+        or truth.together
+        or (truth.held_curved if held else truth.curved)
+    )
     if why:
         return [f"false {grade}: {why}"]
     broken = truth.not_additive(held)
@@ -60,7 +67,7 @@ def _affine_claim(truth: Truth, grade: str, text: str, raw: Tensor | None) -> li
 
 
 def _local_claim(truth: Truth, raw: Tensor | None) -> list[str]:
-    why = truth.unsteady or truth.around or truth.together or truth.bent
+    why = truth.unsteady_after or truth.around or truth.together or truth.bent
     if why:
         return [f"false local: {why}"]
     apart = truth.slopes(raw) if raw is not None else ""

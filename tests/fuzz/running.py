@@ -176,7 +176,7 @@ def fell_short(kind: Kind, verdict: str, truth: Truth) -> bool:
     if kind is Kind.AFFINE:
         short = verdict != "exact" and affine(truth)
     elif kind is Kind.NORMALISING:
-        steady = not (truth.unsteady or truth.around or truth.together)
+        steady = not (truth.unsteady_after or truth.around or truth.together)
         short = verdict not in ("exact", "conditional") and steady and not truth.held_curved
     else:
         return False

@@ -1,5 +1,6 @@
 """The judge itself: true verdicts pass, and every kind of false one is found."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +133,15 @@ def test_a_false_exact_is_found(steps: tuple[Step, ...]) -> None:
     found = violations(truth, said("exact"))
     assert [kind.split(":")[0] for kind in found] == ["false exact"]
     assert not affine(truth)
+
+
+@pytest.mark.parametrize("name", ["use the count of calls", "use the average of earlier calls"])
+def test_a_layer_after_what_changes_from_call_to_call_may_be_exact(name: str) -> None:
+    """What the score makes of that layer is the same in every call; its activations are not."""
+    steps = (Stateful(name), FLAT)
+    there = replace(truth_of(*steps).subject, layer="steps.0")
+    assert violations(Truth(there), said("exact")) == []
+    assert Truth(there).unsteady
 
 
 @pytest.mark.parametrize("target", ["rescaled", "squared"])

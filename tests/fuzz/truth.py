@@ -120,6 +120,12 @@ class Truth:
         return 2 * self.subject.images.flip(-1).roll(1, 0) + 0.7
 
     @cached_property
+    def unsteady_after(self) -> str:
+        """Whether they do even where the layer gives the same both times."""
+        (one, _), (other, _) = (self.subject.run(output=self.activations) for _ in range(2))
+        return "" if self._same(one, other) else "the same activations get other scores the second time"
+
+    @cached_property
     def around(self) -> str:
         """Whether the scores follow the image although the layer is held."""
         for images in (self.others, 0 * self.subject.images - 0.4):
@@ -411,5 +417,5 @@ def gap(one: Tensor, other: Tensor) -> float:
 def affine(truth: Truth) -> bool:
     """Whether brute force finds nothing against exactness, and the score follows the layer at all."""
     moves = float((truth.scores - truth.zero).abs().amax()) > 1e-8
-    why = truth.unsteady or truth.around or truth.together or truth.curved
+    why = truth.unsteady_after or truth.around or truth.together or truth.curved
     return moves and not why and not truth.not_additive(held=False)
