@@ -141,7 +141,14 @@ BLIND: dict[str, Callable[[Tensor], Tensor]] = {
     "something of the layer was made unseen": lambda x: torch.cat([x, _unseen(lambda: x * 2)]),
     "the result was made unseen": lambda x: _unseen(lambda: x * 2),
     "the result does not come from the layer": lambda x: WEIGHT,
+    "part of a complex number was set": lambda x: _imaginary(x).abs() * x,
 }
+
+
+def _imaginary(x: Tensor) -> Tensor:
+    made = torch.zeros(2, 4, dtype=torch.complex128)
+    made.imag = x  # which torch does not show as a call of a function
+    return made
 
 
 def _unseen(function: Callable[[], Tensor]) -> Tensor:

@@ -109,6 +109,30 @@ def test_shape_dtype_and_device_are_no_dependence(name: str, detached: bool) -> 
     assert found.events == []
 
 
+WRITTEN_AT: dict[str, Any] = {
+    "a list": [1, 0],
+    "a list of truths": [True, False],
+    "a tuple of lists": ([1, 0],),
+    "a slice": slice(0, 2),
+    "a tensor of the model's": FIRST.new_tensor([1, 0], dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_AT)
+def test_where_something_is_written_may_be_said_in_plain_numbers(name: str) -> None:
+    at = WRITTEN_AT[name]
+    held = [at] if isinstance(at, Tensor) else []
+    found = follow(lambda x: _set(x.clone(), at, 2 * x[at]), IMAGE, held=held)
+    assert kind(found) == "tape"
+    assert found.events == []
+
+
+def test_where_something_is_written_may_not_be_said_by_an_array() -> None:
+    """NumPy's numbers come from where nobody looks."""
+    found = seen(lambda x: _set(x.clone(), np.array([1, 0]), x))
+    assert found.names == ["__setitem__()"]
+
+
 def test_a_fill_value_is_a_value() -> None:
     found = seen(lambda x: torch.full_like(x, x.detach().sum()))
     assert [(e.name, e.lost) for e in found.events] == [("full_like()", True)]

@@ -279,7 +279,7 @@ def test_function_names() -> None:
     assert taps.function_name(F.relu) == "relu"
     assert taps.function_name(Tensor.add_) == "add_"
     assert taps.function_name(Tensor.shape.__get__) == "shape"
-    assert taps.function_name(Tensor.data.__set__) == "data"
+    assert taps.function_name(Tensor.data.__set__) == "data ="
     assert taps.function_name(torch.ops.aten.add.Tensor) == "add"
     assert taps.function_name(object()) == ""
 

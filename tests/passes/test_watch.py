@@ -74,6 +74,23 @@ def test_writing_into_out_is_not_for_the_tape(detached: bool) -> None:
     assert box.tolist() == (seen.source.detach() * 2).tolist()
 
 
+def canvas(x: Tensor, made_under: Callable[[], Any]) -> Tensor:
+    box = torch.zeros(4)
+    with made_under():
+        view = box[:2]
+    view.copy_(x)
+    return box * 2
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_a_view_that_was_made_under_no_grad_may_be_written_to(mode: Callable[[], Any]) -> None:
+    """In the model's own run both happen without a tape, and torch does not refuse it."""
+    seen = follow(lambda x: canvas(x, mode))
+    assert seen.events == []
+    (slope,) = torch.autograd.grad(seen.result.sum(), seen.source)
+    assert slope.tolist() == [2, 2]
+
+
 def test_grad_modes_are_noted_and_not_carried_out() -> None:
     constant = torch.ones(1, requires_grad=True)
     watch = Watch(State(nn.Identity()), [constant])
@@ -255,8 +272,10 @@ NAMES = [
     ("add_", {}, True),
     ("relu_", {}, True),
     ("__setitem__", {}, True),
-    ("__set__", {}, True),
-    ("__iadd__", {}, False),
+    ("data =", {}, True),
+    ("__iand__", {}, True),
+    ("requires_grad =", {}, False),
+    ("data", {}, False),
     ("__getitem__", {}, False),
     ("add", {}, False),
     ("add", {"out": None}, False),

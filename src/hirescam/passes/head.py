@@ -47,7 +47,7 @@ class Head:
     @property
     def replayable(self) -> bool:
         """Whether running the list again stands for running the model again."""
-        lost = self._opaque or any(event.lost for event in self._watch.events)
+        lost = self._opaque or self._watch.unlisted or any(event.lost for event in self._watch.events)
         return self._result is not None and not lost
 
     def call(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

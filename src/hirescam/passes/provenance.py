@@ -96,6 +96,7 @@ class Provenance:
 
     def __init__(self, held: Collection[int], where: Callable[[], str]) -> None:
         self.events: list[Event] = []
+        self.unlisted = False  # whether something was written otherwise than by a torch function
         self.clock = 0
         self.function = ""  # the torch function that is running, by its bare name
         self.arguments: Any = ()
@@ -177,7 +178,7 @@ class Provenance:
         self._taped.update(s for tensor in inputs if self.on_tape(tensor) for s in self._storages(tensor))
         if name in _EXPORTS and any(map(self.depends, inputs)):
             self.event(f"{name}()", lost=True)
-        if name == "data" and len(args) > 1 and self.on_tape(args[0]):  # x.data = y
+        if name == "data =" and self.on_tape(args[0]):
             self.event("data on detached values", lost=True)
 
     def end(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
@@ -198,6 +199,7 @@ class Provenance:
             inputs = inputs[1:]
         if name[1] == "lift_fresh" and self._is_literal():
             self._constant.update(s for tensor in inputs for s in self._storages(tensor))
+        self.unlisted |= not self.function and bool(written(op, args, kwargs))
         hidden = [tensor for tensor in inputs if self.hidden(tensor)]
         reads = name[0] not in _CORE or not _VALUES_INTO_PYTHON.isdisjoint(op.tags)
         deciding = tensors_in((args[1:], kwargs)) if name[1] in _CHOOSES else inputs
@@ -240,7 +242,10 @@ class Provenance:
             return False
         plain = (bool, int, float, complex, str, torch.dtype, torch.device, type(None), slice, type(...))
         args, kwargs = self.arguments
-        leaves = pytree.tree_leaves((args[self.function in _METHODS :], kwargs))
+        args = args[self.function in _METHODS :]
+        if self.function == "__setitem__" and isinstance(args[-1], Tensor):
+            args = args[:-1]  # a tensor that is written as it is: only the index can be made of numbers
+        leaves = pytree.tree_leaves((args, kwargs))
         return all(
             not self.depends(leaf) if isinstance(leaf, Tensor) else isinstance(leaf, plain) for leaf in leaves
         )

@@ -234,10 +234,11 @@ class Modes:
 
 
 def function_name(func: Callable[..., Any]) -> str:
-    """The bare name of a torch function: ``relu``, ``add_``; ``shape`` for a property."""
+    """The bare name of a function: ``relu``, ``add_``; ``shape`` of a property, ``data =`` to set one."""
     name = str(getattr(func, "__name__", ""))
     if name in ("__get__", "__set__"):
-        return str(getattr(getattr(func, "__self__", None), "__name__", name))
+        found = str(getattr(getattr(func, "__self__", None), "__name__", name))
+        return f"{found} =" if name == "__set__" else found
     overload = isinstance(func, torch._ops.OpOverload)
     return name.split(".")[0] if overload else name
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _autograd
 from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 
@@ -50,6 +51,11 @@ class Watch:
         """The dependences that the graph does not show, in the order in which they came about."""
         return self.provenance.events
 
+    @property
+    def unlisted(self) -> bool:
+        """Whether something was written that no torch function wrote, so that no list of calls has it."""
+        return self.provenance.unlisted
+
     def module(self) -> str:
         """Path of the module that is running."""
         return self.counts.path(taps.caller())
@@ -67,12 +73,13 @@ class Watch:
         if name in _READS:  # which refuse what is on a tape, or warn; without us it would not be
             args = tuple(item.detach() if isinstance(item, Tensor) else item for item in args)
         wanted = self._grad or any(map(self.provenance.depends, inputs))
+        changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
+        _allow_writes(changed)
         if wanted and kwargs.get("out") is None:  # which autograd refuses
             result = func(*args, **kwargs)
         else:
             with torch.no_grad():
                 result = func(*args, **kwargs)
-        changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
         outputs = [*tensors_in(result), *changed]
         self.provenance.end(name, inputs, outputs)
         call = normalisation(name, args, kwargs)
@@ -127,6 +134,14 @@ class Watch:
             stack.extend(parent for parent, _ in node.next_functions)
 
 
+def _allow_writes(targets: list[Tensor]) -> None:
+    """Let autograd write into views that the model made under ``no_grad``, where it would not have asked."""
+    for tensor in targets:
+        if tensor._is_view() and _autograd._get_creation_meta(tensor) in _WITHOUT_GRAD:
+            _autograd._set_creation_meta(tensor, _autograd.CreationMeta.DEFAULT)
+
+
+_WITHOUT_GRAD = (_autograd.CreationMeta.NO_GRAD_MODE, _autograd.CreationMeta.INFERENCE_MODE)
 _READS = frozenset(
     """__array__ __bool__ __complex__ __float__ __format__ __index__ __int__ item numpy tolist
     __dlpack__""".split()  # noqa: SIM905
@@ -136,4 +151,7 @@ _READS = frozenset(
 def mutates(name: str, kwargs: dict[str, Any]) -> bool:
     """Tell whether a torch function of this name writes into its first argument."""
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name in ("__setitem__", "__set__") or kwargs.get("out") is not None
+    return in_place or name in _SETS or kwargs.get("out") is not None
+
+
+_SETS = frozenset({"__setitem__", "data =", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"})
