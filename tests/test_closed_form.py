@@ -431,6 +431,34 @@ def test_no_more_is_kept_than_fits(most: int, kept: int) -> None:
     assert isinstance(asked(form, model, x, AllClasses()), Maps) is (kept == 5)
 
 
+def test_a_class_that_is_not_pooled_takes_the_room_of_those_that_were() -> None:
+    """Four classes fit pooled; of all locations only two do."""
+    model, x = ready(FlattenNet()), images(2)
+    with torch.no_grad():
+        for label in range(4):
+            model.head.weight[label] = 0.25
+    form, _ = made(model, x, most_bytes=2 * ROW)
+    assert all(isinstance(asked(form, model, x, label), Maps) for label in range(4))
+    assert sorted(form._known) == [0, 1, 2, 3]
+    assert isinstance(asked(form, model, x, 4), Maps)
+    for label, fits in ((4, True), (0, True), (1, False)):
+        assert isinstance(asked(form, model, x, label), Maps) is fits
+    assert sorted(form._known) == [0, 4]
+    assert form._rows.nbytes <= 2 * ROW
+    torch.testing.assert_close(asked(form, model, x, 4).raw, true_maps(model, x)[:, 4:])
+
+
+def test_a_class_that_is_not_pooled_may_have_no_room_at_all() -> None:
+    model, x = ready(FlattenNet()), images(2)
+    with torch.no_grad():
+        model.head.weight[1] = 0.25
+    form, _ = made(model, x, most_bytes=ROW - 1)
+    assert isinstance(asked(form, model, x, 1), Maps)
+    assert asked(form, model, x, Classes(1, 2)) is None
+    assert form._known == {}
+    assert asked(form, model, x, 1) is None  # whoever asks has the gradient path
+
+
 def test_pooled_heads_keep_one_value_for_each_channel() -> None:
     model, x = ready(PooledNet()), images(2)
     form, _ = made(model, x, most_bytes=5 * 6 * 8)

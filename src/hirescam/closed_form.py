@@ -138,6 +138,8 @@ class ClosedForm:
                 if wrong is not None:
                     return Doubt(label=wrong)
                 self._learn(missing[part], jacobian)
+            if any(label not in self._known for label in wanted):
+                return None
             if missing and len(self._known) == self._classes:
                 self._sort()
             if self._rows is None:
@@ -157,11 +159,15 @@ class ClosedForm:
         return self._most_bytes // max(1, row)
 
     def _learn(self, classes: list[int], jacobian: Tensor) -> None:
-        """Keep the Jacobian ``(m, k, *space)`` of some classes."""
+        """Keep the Jacobian ``(m, k, *space)`` of some classes, where it fits."""
         if self._pooled and not constant_over_space(jacobian.unsqueeze(0)):
             self._pooled = False
-            if self._rows is not None:
+            if len(self._known) + len(classes) > self._most_rows:  # there was room for more of them pooled
+                self._rows, self._known, self._offset = None, {}, torch.zeros(0)
+            elif self._rows is not None:
                 self._rows = self._rows.repeat(self._pass.layout.locations, 1, 1)
+        if len(self._known) + len(classes) > self._most_rows:
+            return
         jacobian = jacobian.flatten(2)
         offset = self._answers.of("nothing")[0, classes]
         self._keep(jacobian.mean(2) if self._pooled else jacobian.permute(2, 0, 1))

@@ -412,6 +412,34 @@ def gate_behind_a_large_bias(net: Net, a: Tensor) -> Tensor:
     return net.fc(pooled(a) * gate.clone()) + 1950
 
 
+class TwiceTheGradient(Net):
+    """In a backward pass one class gets twice its gradient."""
+
+    def head(self, a: Tensor) -> Tensor:
+        y = super().head(a)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient * gradient.new_tensor([1, 2, 1, 1, 1]))
+        return y
+
+
+def another_class_first(scene: Scene) -> None:
+    scene.explainer(scene.images, target=0)
+
+
+for _name, _dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items():
+    add(
+        f"one_class_has_another_gradient_in_{_name}",
+        Kind.CHECK,
+        f"{_name}, and a hook that doubles the gradient of one class; another is explained before",
+        NONE,
+        build=partial(lambda dtype: TwiceTheGradient().to(dtype), _dtype),
+        images=partial(lambda dtype: pictures().to(dtype), _dtype),
+        target=1,
+        play=another_class_first,
+        tolerance=1e-3 if _dtype is torch.float32 else 3e-2,
+    )
+
+
 def gated_in_half_precision(net: Net, a: Tensor) -> Tensor:
     with torch.inference_mode():
         gate = 1 + 0.2 * net.soft(pooled(a))

@@ -19,6 +19,7 @@ from hirescam.proof.judging import Certified, certify_site, upheld
 from hirescam.proof.ops import Kind, Op
 from passes.made import call, run
 from toys import (
+    CLASSES,
     SIDE,
     After,
     Branching,
@@ -526,6 +527,56 @@ def test_a_model_just_small_enough_is_measured_again(monkeypatch: pytest.MonkeyP
     model, x = ready(Offset(1e5), torch.float32), images(dtype=torch.float32)
     monkeypatch.setattr(judging, "_DOUBLE_BYTES", 8 * sum(p.numel() for p in model.parameters()))
     assert judge(model, given=x).certificate.precision == ""
+
+
+class Spoilt(TwoLayerNet):
+    """In a backward pass the second class gets twice its gradient."""
+
+    head_of = TwoLayerNet
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head_of.forward(self, x)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient * gradient.new_tensor([1, 2] + [1] * (CLASSES - 2)))
+        return y
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_kinks_and_roundings_of_half_precision_are_no_wrong_gradient(seed: int) -> None:
+    """What bfloat16 cannot tell, a copy of the model in float64 does."""
+    torch.manual_seed(seed)
+    model, x = ready(TwoLayerNet(), torch.bfloat16), images(2, dtype=torch.bfloat16)
+    assert judge(model, target=1, given=x).certificate.guarantee is Guarantee.LOCAL
+    spoilt = ready(Spoilt(), torch.bfloat16)
+    assert judge(spoilt, target=1, given=x).certificate.guarantee is Guarantee.NONE
+
+
+def test_a_doubt_in_half_precision_stands_where_there_can_be_no_copy() -> None:
+    model = ready(Spoilt(), torch.bfloat16)
+    model.lock = threading.Lock()
+    certificate = judge(model, target=1, given=images(2, dtype=torch.bfloat16)).certificate
+    assert certificate.guarantee is Guarantee.NONE
+    assert certificate.precision == "bfloat16"
+
+
+class SpoiltFlat(FlattenNet):
+    """The same of one linear layer."""
+
+    forward = Spoilt.forward
+    head_of = FlattenNet
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_class_whose_gradient_is_wrong_is_found_in_half_precision_too(
+    asked: int, dtype: torch.dtype
+) -> None:
+    """Whether it is certified first, or asked for once another class was."""
+    explainer = hirescam.Explainer(ready(SpoiltFlat(), dtype))
+    x = images(2, dtype=dtype)
+    first = explainer(x, target=asked).certificate.guarantee
+    assert first is (Guarantee.NONE if asked == 1 else Guarantee.EXACT)
+    assert explainer(x, target=1).certificate.guarantee is Guarantee.NONE
 
 
 def test_the_copy_in_float64_is_of_the_same_classes_and_leaves_the_model() -> None:

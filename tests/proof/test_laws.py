@@ -125,11 +125,14 @@ def test_blocks_under_a_bound_of_memory_change_nothing(monkeypatch: pytest.Monke
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 
 
+ROUNDING = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 4, torch.float16: 4}
+
+
 def test_tolerances_are_stated() -> None:
     assert {dtype: tolerance_of(dtype) for dtype in DTYPES} == TOLERANCE
     assert tolerance_of(torch.float8_e4m3fn) == 1e-3
     for dtype in DTYPES:
-        assert rounding_of(dtype) == 64 * torch.finfo(dtype).eps
+        assert rounding_of(dtype) == ROUNDING[dtype] * torch.finfo(dtype).eps
 
 
 def in_dtype(traced: Trace, dtype: torch.dtype) -> Trace:
@@ -151,7 +154,7 @@ def test_an_error_just_within_what_is_allowed_and_one_just_beyond_it(
     dtype: torch.dtype, factor: float, holds: bool, score: float
 ) -> None:
     """A map of two locations, 1 and 0, and a model that answers a little otherwise."""
-    share, rounding = TOLERANCE[dtype], 64 * torch.finfo(dtype).eps
+    share, rounding = TOLERANCE[dtype], ROUNDING[dtype] * torch.finfo(dtype).eps
     traced = replace(in_dtype(linear(1, 1, (2,))[0], dtype), score=torch.full((1, 1), score).double())
     raw, removed = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64), torch.tensor([[0], [1]])
     nothing, without = traced.score - 1, traced.score - raw.permute(2, 0, 1)
@@ -165,6 +168,13 @@ def test_an_error_just_within_what_is_allowed_and_one_just_beyond_it(
     found = judged(traced, raw, nothing + error, without, removed)
     assert found.completeness_error == pytest.approx(error / abs(1 - error))
     assert (found.complete, found.local) == (holds, True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_map_that_is_a_third_too_large_never_holds(dtype: torch.dtype) -> None:
+    traced, raw = linear()
+    assert measure(in_dtype(traced, dtype), raw).hold
+    assert not measure(in_dtype(traced, dtype), 1.3 * raw).hold
 
 
 def test_what_is_not_finite_never_holds() -> None:

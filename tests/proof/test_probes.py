@@ -324,13 +324,15 @@ def test_rounding_of_the_score_is_no_wrong_gradient(dtype: torch.dtype, wrong: f
         dtype, gradients=torch.zeros(1, 1, 1, 4).double(), score=torch.tensor([[50.0]]).double()
     )
     answers = answers_of({"along": nothing, "aside": nothing})
-    gap = wrong * 50 * rounding_of(dtype) / (1 - 0.1)
+    step = 2**-4 if dtype is torch.bfloat16 else 2**-6
+    share = 0.1 + 2 * torch.finfo(dtype).eps / step
+    gap = wrong * 50 * rounding_of(dtype) / (1 - share)
     there = scores_of({"along": 50.0, "aside": 50.0 + gap})
     assert (probes._near(answers, traced, there) > 0.1) is (wrong > 1)
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_kinks_are_no_wrong_gradient(dtype: torch.dtype, seed: int) -> None:
     torch.manual_seed(seed)
     model, x = ready(TwoLayerNet(), dtype), images(2, dtype=dtype)
@@ -445,7 +447,7 @@ def test_doubts_come_strongest_first_and_only_where_they_are_due(dtype: torch.dt
     assert len(probes._doubts(traced, laws(True), False, torch.nan, 0.0, True)) == 1
 
 
-FAULT = 0.004  # of the map, squared: above what float32 explains, below what bfloat16 does
+FAULT = 0.002  # of the map, squared: above what float32 explains, below what bfloat16 does
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -613,13 +615,13 @@ def test_a_class_of_another_head_is_asked_along_and_aside(question: str) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("wrong", [0.95, 1.05])
 def test_a_class_may_be_as_wrong_as_rounding_makes_it(dtype: torch.dtype, wrong: float) -> None:
-    """Products of size five add up to three, and the logit goes from ten to thirteen."""
+    """Products of size √11 add up to three, and the logit goes from ten to thirteen."""
     jacobian, step = torch.ones(1, 1, 4).double(), torch.tensor([3.0, -1.0, 1.0, 0.0])
     finished = SimpleNamespace(
         logits=torch.full((1, 1), 10.0, dtype=dtype), activations=torch.zeros(1, 1, 4).double()
     )
     tolerance, rounding = tolerance_of(dtype), rounding_of(dtype)
-    error = (tolerance * 3 + rounding * (5 + 10)) / (1 - tolerance)
+    error = (tolerance * 3 + rounding * (11**0.5 + 10)) / (1 - tolerance)
     logits = {"mixed": 13.0 + wrong * error, "nothing": 10.0}
     answers = answers_of({"mixed": step, "nothing": torch.zeros(4)}, logits)
     assert wrong_class(answers, jacobian, [0], finished) == (0 if wrong > 1 else None)

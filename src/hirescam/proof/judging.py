@@ -59,8 +59,8 @@ def certify_site(site: Site, call: Call, target: Target, graded: Grade, logits: 
     else:
         bypass = graded.bypass or (findings is not None and findings.bypass)
     laws, precision = findings.laws if findings else _UNKNOWN, ""
-    if graded.affine and not doubt and max(laws.completeness_error, laws.location_error) > _ROUNDED:
-        laws, precision, doubt = _in_double(finished, laws)
+    if _is_vague(finished, graded, laws, doubt):
+        laws, precision, doubt = _in_double(finished, graded, laws, doubt)
     verdict = Verdict(graded, bypass, doubt, _constant(finished, graded, target))
     certificate = _written(verdict, finished, traced, laws, precision)
     return Certified(certificate, finished, traced, answers)
@@ -140,21 +140,28 @@ def _question(finished: Pass, traced: Trace, graded: Grade, *, apart: bool) -> t
         return answers, find(answers, finished, traced, raw)
 
 
-def _in_double(finished: Pass, laws: Laws) -> tuple[Laws, str, str]:
-    """Measure again in float64, where an error may be that of the arithmetic.
+def _is_vague(finished: Pass, graded: Grade, laws: Laws, doubt: str) -> bool:
+    """Whether what was measured may be the error of the arithmetic."""
+    if graded.affine:
+        return not doubt and max(laws.completeness_error, laws.location_error) > _ROUNDED
+    return bool(doubt) and finished.logits.dtype in (torch.bfloat16, torch.float16)
+
+
+def _in_double(finished: Pass, graded: Grade, laws: Laws, doubt: str) -> tuple[Laws, str, str]:
+    """Measure again in float64; where that cannot be, what was found stands.
 
     Returns:
         The laws, what limits them, and a doubt.
     """
     dtype = str(finished.logits.dtype).removeprefix("torch.")
     if finished.logits.dtype is torch.float64:
-        return laws, dtype, ""
+        return laws, dtype, doubt
     try:
         double = _double(finished)
-        _, findings, doubt = _asked(double, double.trace(), grade_of_pass(double))
+        _, findings, found = _asked(double, double.trace(), graded)
     except (HirescamError, RuntimeError, TypeError, ValueError, AttributeError):
-        return laws, dtype, ""  # it cannot be copied, or does not run in float64
-    return (laws, dtype, "") if findings is None else (findings.laws, "", doubt)
+        return laws, dtype, doubt  # it cannot be copied, or does not run in float64
+    return (laws, dtype, doubt) if findings is None else (findings.laws, "", found)
 
 
 def _double(finished: Pass) -> Pass:

@@ -12,7 +12,8 @@ from hirescam.rulebook.registry import Map
 
 _MOST_CELLS = 64
 _TINY = 1e-30
-_ROUNDING = 64
+_ROUNDING = {torch.float64: 64, torch.float32: 64, torch.bfloat16: 4, torch.float16: 4}
+"""In units in the last place: long sums round many times, but those of half precision are kept in float32."""
 _BLOCK_BYTES = 128 * 2**20
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 
@@ -62,7 +63,7 @@ def tolerance_of(dtype: torch.dtype) -> float:
 
 def rounding_of(dtype: torch.dtype) -> float:
     """Error, relative to the numbers that are added up, that rounding explains in this precision."""
-    return _ROUNDING * torch.finfo(dtype).eps
+    return _ROUNDING.get(dtype, 64) * torch.finfo(dtype).eps
 
 
 def _spread(trace: Trace, most: int) -> list[int]:

@@ -31,6 +31,7 @@ _TINY = 1e-30
 _MIX = 0.3
 _LARGER = 8.0
 _STEP = 2.0**-6
+_STEP_IN_HALF = 2.0**-4  # which rounds off a good part of a smaller one
 _SMALLER = {torch.float64: 2.0**-24, torch.float32: 2.0**-11}  # half precision has no room for one
 _WRONG_GRADIENT = 0.1  # of what a step should change; kinks of ReLUs make up a few percent of the larger one
 
@@ -104,13 +105,14 @@ def ask(finished: Pass, traced: Trace, raw: Map, *, affine: bool, apart: bool = 
     if affine:
         asked |= {"mixed": _mixed(activations, 0), "larger": _LARGER * _mixed(activations, 1)}
     else:
-        asked |= _steps(traced, _STEP)
+        asked |= _steps(traced, _step_of(traced.logits.dtype))
     # Other images come first, where a model looks that reads one image for all, and with activations that are
     # zero nowhere, so that nothing they are multiplied by is lost.
     strangers = tuple(asked)[:2]
     asked |= {"without": without.reshape(activations.shape), "nothing": torch.zeros_like(activations)}
     shown = dict.fromkeys(asked, images) | {name: _other(images, i) for i, name in enumerate(strangers)}
     many = torch.stack(list(asked.values()))
+    many = many.to(finished.leaf.dtype).to(many.dtype)  # what the model gets is what is predicted from
     logits = _run(finished, many, torch.stack(list(shown.values())))
     return Answers(many, widen(logits), tuple(asked), removed)
 
@@ -161,7 +163,7 @@ def wrong_class(answers: Answers, jacobian: Tensor, classes: list[int], finished
         gaps = torch.stack([answers.of(q)[0, classes] - logits for q in questions])
         steps = torch.stack([answers.step(q, activations)[0] for q in questions])
         products = jacobian.flatten(1) @ steps.flatten(1).T  # (m, n)
-        size = jacobian.flatten(1).abs() @ steps.flatten(1).abs().T
+        size = (jacobian.flatten(1).square() @ steps.flatten(1).square().T).sqrt()  # roundings are random
         allowed = tolerance_of(dtype) * gaps.T.abs() + rounding_of(dtype) * (size + logits.abs()[:, None])
         wrong = (~((products - gaps.T).abs() <= allowed)).any(1)  # NaN is wrong too
     else:
@@ -224,7 +226,7 @@ def _far(answers: Answers, traced: Trace, question: str, scores: dict[str, Tenso
     step = answers.step(question, traced.activations).unsqueeze(1)
     products = (traced.gradients * step).flatten(2)
     gap = scores[question] - traced.score
-    size = products.abs().sum(2) + traced.score.abs() + scores[question].abs()
+    size = products.norm(dim=2) + traced.score.abs() + scores[question].abs()
     wrong = (products.sum(2) - gap).abs()
     dtype = traced.logits.dtype
     excess = wrong - rounding_of(dtype) * size
@@ -267,12 +269,17 @@ def _steps(traced: Trace, size: float) -> dict[str, Tensor]:
     return {"along": activations + along, "aside": activations + noise}
 
 
+def _step_of(dtype: torch.dtype) -> float:
+    return _STEP if dtype in _SMALLER else _STEP_IN_HALF
+
+
 def _strays(
     predicted: Tensor, found: Tensor, gradients: Tensor, along: Tensor, score: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """Error of a directional derivative, as a multiple of what kinks and rounding may make of it."""
     typical = gradients.norm(dim=-1) * along.norm(dim=-1) / prod(along.shape[-1:]) ** 0.5
-    allowed = _WRONG_GRADIENT * torch.maximum(typical, found.abs()) + rounding_of(dtype) * score.abs()
+    share = _WRONG_GRADIENT + 2 * torch.finfo(dtype).eps / _step_of(dtype)
+    allowed = share * torch.maximum(typical, found.abs()) + rounding_of(dtype) * score.abs()
     wrong = (predicted - found).abs()
     return torch.where(wrong.isfinite(), wrong / allowed.clamp_min(_TINY), float("inf"))
 
