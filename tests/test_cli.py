@@ -18,6 +18,7 @@ from PIL import Image
 
 import hirescam
 from hirescam import cli, models, reports
+from hirescam.cli import methods
 from hirescam.cli.words import arranged
 from hirescam.reports import explaining
 
@@ -679,6 +680,11 @@ def test_help_has_examples(run, command):
     assert status == 0
     assert "Example:" in out
     assert f"hirescam {command}" in out
+
+
+def test_the_help_names_the_rules_that_are_compared(run):
+    words = " ".join(re.sub(r"[│\s]+", " ", run("compare", "--help")[1]).split())
+    assert f"[default: ({' '.join(methods._COMPARED)})]" in words
 
 
 def test_no_command_shows_help(run):

@@ -38,7 +38,9 @@ def compare(  # noqa: PLR0913
     rules: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME...", help="The methods, separated by spaces or commas.", show_default="all"
+            metavar="NAME...",
+            help="The methods, separated by spaces or commas.",
+            show_default=" ".join(_COMPARED),
         ),
     ] = None,
     weights: Weights = None,
