@@ -218,6 +218,17 @@ def checkpointed(net: Net, a: Tensor) -> Tensor:
     return checkpoint(lambda h: net.fc(pooled(h)), a, use_reentrant=False)
 
 
+@exact("the same around a batch norm, for a single image", images=partial(pictures, 1))
+def checkpointed_batch_norm(net: Net, a: Tensor) -> Tensor:
+    mean, var = net.fc.weight.mean(0).detach(), 0.5 + net.fc.weight.var(0).detach()
+    return net.fc(pooled(checkpoint(F.batch_norm, a, mean, var, use_reentrant=False)))
+
+
+@head(Kind.CONTROL, "the same around a layer norm", CONDITIONAL)
+def checkpointed_layer_norm(net: Net, a: Tensor) -> Tensor:
+    return net.fc(checkpoint(F.layer_norm, pooled(a), (8,), use_reentrant=False))
+
+
 @row("a part that `torch.fx` traced")
 def traced_by_fx() -> Net:
     net = Net()

@@ -261,13 +261,17 @@ class Truth:
         why = self._off(ends[1:], one[1:], one, ends)
         return f"exchanging the first image's activations leaves the other images {why}" if why else ""
 
-    def _off(self, found: Tensor, expected: Tensor, *seen: Tensor) -> str:
-        """How far a score is from what affinity demands, or "" if rounding explains it."""
+    def _off(self, found: Tensor, expected: Tensor, *seen: Tensor, terms: int = 1) -> str:
+        """How far a score is from what affinity demands, or "" if rounding explains it.
+
+        Scores are rounded as logits, which may be larger, and a sum of scores once for each of its terms.
+        """
         if not found.numel():
             return ""
         stacked = torch.stack(seen)
         spread = float((stacked - stacked[:1]).abs().amax())
-        allowed = self.tolerance * spread + self._rounding(float(stacked.abs().amax()))
+        largest = max(float(stacked.abs().amax()), float(self.logits.abs().amax()))
+        allowed = self.tolerance * spread + terms**0.5 * self._rounding(largest)
         wrong = gap(found, expected)
         return "" if wrong <= allowed else f"off by {wrong:.1e} where scores differ by {spread:.1e}"
 
@@ -334,7 +338,8 @@ class Truth:
     def not_additive(self, held: bool) -> str:
         """How far what locations are worth one by one is from what they are worth together, or ""."""
         costs, totals = self.removals(held)
-        return self._off(costs.flatten(2).sum(-1), totals, totals, torch.zeros_like(totals))
+        parts = costs.flatten(2)
+        return self._off(parts.sum(-1), totals, totals, torch.zeros_like(totals), terms=parts.shape[-1])
 
     # --- first order ---------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
 """One pass, watched from a source on: grad modes, tapes, origins of nodes."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from hirescam.passes import watch as watching
 from hirescam.passes.state import State
@@ -21,6 +25,30 @@ def test_the_source_is_on_the_tape() -> None:
     assert seen.result.requires_grad
     assert seen.events == []
     assert seen.watch.origins[seen.source.grad_fn] == Origin("", "images")
+
+
+@pytest.mark.parametrize("around", [nullcontext, partial(saved_tensors_hooks, lambda t: t + 0, lambda t: t)])
+def test_a_part_that_is_checkpointed_runs_once(around: Callable[[], Any]) -> None:
+    """Run again in the backward pass it would not be watched, nor be held where it was held."""
+    runs = []
+
+    def part(x: Tensor) -> Tensor:
+        runs.append(1)
+        return x.sin().exp()
+
+    with around():
+        seen = follow(lambda x: checkpoint(part, x, use_reentrant=False))
+    (slope,) = torch.autograd.grad(seen.result.sum(), seen.source)
+    assert len(runs) == 1
+    torch.testing.assert_close(slope, seen.source.cos() * seen.source.sin().exp())
+
+
+def test_hooks_for_saved_tensors_from_before_the_pass_are_kept() -> None:
+    kept = []
+    with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        seen = follow(lambda x: checkpoint(lambda y: y.sin().exp(), x.exp(), use_reentrant=False))
+    torch.autograd.grad(seen.result.sum(), seen.source)
+    assert torch.equal(kept[-1], seen.result)  # what the last step saves
 
 
 # Grad modes -----------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """Follow one forward pass from a source to the scores: who made a node, and what no graph shows."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _autograd
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
 from hirescam.passes import taps
@@ -45,6 +45,7 @@ class Watch:
         given = {number for tensor in others for number, _ in storages_of(tensor)}
         self.provenance = Provenance(given | state.storages().keys(), self.module)
         self._grad = True  # the grad mode that the model itself asked for
+        self._saving = _autograd._top_saved_tensors_default_hooks(True)
 
     @property
     def events(self) -> list[Event]:
@@ -75,17 +76,31 @@ class Watch:
         wanted = self._grad or any(map(self.provenance.depends, inputs))
         changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
         _allow_writes(changed)
-        if wanted and kwargs.get("out") is None:  # which autograd refuses
-            result = func(*args, **kwargs)
-        else:
-            with torch.no_grad():
+        with self._saved_as_usual():
+            if wanted and kwargs.get("out") is None:  # which autograd refuses
                 result = func(*args, **kwargs)
+            else:
+                with torch.no_grad():
+                    result = func(*args, **kwargs)
         outputs = [*tensors_in(result), *changed]
         self.provenance.end(name, inputs, outputs)
         call = normalisation(name, args, kwargs)
         held = call is not None and call.normalises(self.provenance.depends)
         self._attribute(outputs, Origin(self.module(), name, held))
         return result
+
+    def saving_from_here(self) -> None:
+        """Take the hooks for saved tensors that there are now for ours; later ones are the model's."""
+        self._saving = _autograd._top_saved_tensors_default_hooks(True)
+
+    def _saved_as_usual(self) -> AbstractContextManager[object]:
+        """Save tensors as outside the model's own hooks for them.
+
+        Those of `torch.utils.checkpoint` would run a part again in the backward pass, without what we do.
+        """
+        if _autograd._top_saved_tensors_default_hooks(True) in (None, self._saving):
+            return nullcontext()
+        return saved_tensors_hooks(*(self._saving or (_unchanged, _unchanged)))
 
     def sets_grad_mode(self, name: str, args: tuple[Any, ...]) -> bool:
         """Whether a function is the model's wish for a grad mode, which is noted and not carried out."""
@@ -132,6 +147,10 @@ class Watch:
                 continue
             self.origins[node] = origin
             stack.extend(parent for parent, _ in node.next_functions)
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _allow_writes(targets: list[Tensor]) -> None:

@@ -182,6 +182,7 @@ class _Reader:
             taps.module_outputs(modules, self._on_output),
             taps.Modes(self._on_function, self.watch.operation) as modes,
         ):
+            self.watch.saving_from_here()
             modes.start_functions()
             modes.start_operations()
             yield
