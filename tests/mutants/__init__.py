@@ -7,6 +7,7 @@ _PASSES = [
     "held",
     "layout",
     "provenance",
+    "restore",
     "state",
     "taps",
     "targets",
