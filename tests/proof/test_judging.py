@@ -427,7 +427,7 @@ def test_a_model_that_does_not_run_with_another_layer_is_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             features = self.features(x)
             if self.picky and bool((features.detach() == 0).flatten(1).all(1).any()):
-                raise ValueError("nothing to see")
+                raise ValueError("nothing: nowhere")
             return self.head(features.flatten(1))
 
         picky = False
@@ -442,7 +442,7 @@ def test_a_model_that_does_not_run_with_another_layer_is_told() -> None:
     assert answers is None
     assert findings is None
     assert doubt == (
-        "the model does not run when this layer's output is replaced (nothing to see. Check that "
+        "the model does not run when this layer's output is replaced (nothing: nowhere. Check that "
         "model(images) runs by itself with these images)"
     )
     certificate = certify_site(site, call(images()), 1, AFFINE_GRADE, logits).certificate
@@ -549,6 +549,17 @@ def test_kinks_and_roundings_of_half_precision_are_no_wrong_gradient(seed: int) 
     assert judge(model, target=1, given=x).certificate.guarantee is Guarantee.LOCAL
     spoilt = ready(Spoilt(), torch.bfloat16)
     assert judge(spoilt, target=1, given=x).certificate.guarantee is Guarantee.NONE
+
+
+def test_without_a_doubt_half_precision_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = []
+    monkeypatch.setattr(judging, "_double", lambda finished: copies.append(1))
+    x = images(2, dtype=torch.bfloat16)
+    seeds = range(8)
+    for seed in seeds:
+        torch.manual_seed(seed)
+        judge(ready(TwoLayerNet(), torch.bfloat16), target=1, given=x)
+    assert len(copies) < len(seeds)
 
 
 def test_a_doubt_in_half_precision_stands_where_there_can_be_no_copy() -> None:

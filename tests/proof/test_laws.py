@@ -116,8 +116,10 @@ def test_blocks_under_a_bound_of_memory_change_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(laws, "_BLOCK_BYTES", 5 * traced.activations.nbytes)
     assert measure(watched, raw * 1.1) == whole
     assert sizes == [5, 5, 3]
+    sizes.clear()
     monkeypatch.setattr(laws, "_BLOCK_BYTES", 1)
-    assert measure(traced, raw * 1.1) == whole
+    assert measure(watched, raw * 1.1) == whole
+    assert sizes == [1] * 13
 
 
 # What rounding may explain --------------------------------------------------------------------
@@ -195,6 +197,15 @@ def test_an_empty_map_of_a_score_that_is_constant() -> None:
     found = measure(still, raw * 0)
     assert found.hold
     assert (found.completeness_error, found.location_error) == (0, 0)
+
+
+def test_an_empty_map_of_a_score_of_nothing() -> None:
+    """No error, of which none is allowed."""
+    traced, raw = linear()
+    nothing = replace(
+        traced, score=torch.zeros(2, 2), rescore=lambda many: torch.zeros(len(many), 2, 2).double()
+    )
+    assert measure(nothing, raw * 0).hold
 
 
 # Of real passes -------------------------------------------------------------------------------

@@ -117,6 +117,20 @@ def test_other_images_of_one_grey_are_others_too(value: float) -> None:
         assert made[0].shape == grey.shape
 
 
+def test_other_images_are_as_far_as_images_are_from_each_other() -> None:
+    x = images(2)
+    for number in (0, 1):
+        near, far = (probes._other(scale * x, number).mean() - scale * x.mean() for scale in (1, 1000))
+        assert float(far / near) == pytest.approx(1000)
+
+
+def test_what_is_larger_is_another_mixture() -> None:
+    finished = run(ready(FlattenNet()), images(2), target=1)
+    answers, _ = asked(finished)
+    mixed, larger = (answers.activations[answers.questions.index(q)] for q in ("mixed", "larger"))
+    assert not torch.allclose(larger, 8 * mixed, rtol=0.1)
+
+
 def test_noise_is_as_large_as_what_it_is_like_and_takes_no_random_numbers() -> None:
     like = 5 * torch.randn(40, 50).double() + 100
     state = torch.get_rng_state()

@@ -77,6 +77,29 @@ def test_the_first_of_two_names_of_one_depth() -> None:
     assert names(Same()) == ["one"]
 
 
+def test_a_call_that_hands_on_what_it_got_has_the_name_of_fewer_parts() -> None:
+    class HandsOn(FlattenNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.features(x).contiguous().flatten(1))
+
+    class Inside(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).contiguous()
+
+    class Deep(FlattenNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(Inside(*self.features))
+
+    assert names(HandsOn()) == ["features.0", "features"]
+    hands_on = HandsOn()
+    hands_on.features = nn.Sequential(nn.Sequential(*hands_on.features))
+    assert names(hands_on) == ["features.0.0", "features"]
+    deep = Deep()
+    deep.forward = lambda x: deep.head(deep.features[0](x).contiguous().flatten(1))
+    assert names(deep) == ["features.0.0", "contiguous()"]
+
+
 def test_functional_calls_are_taps() -> None:
     certificate = hirescam.certify(ready(FunctionalNet()), images())
     assert certificate.layer == "relu()#2"
@@ -105,10 +128,20 @@ def test_a_layer_is_described() -> None:
         ("add()", Guarantee.EXACT, False, True),
     ]
     assert layers[0].breaks == ("relu",)
+    assert layers[1].breaks == ()  # what runs beside a way around is not searched for
     assert layers[3].breaks == ()
     assert {one.shape for one in layers} == {(2, 6, SIDE, SIDE)}
     assert {one.space for one in layers} == {(SIDE, SIDE)}
     assert not any(one.chosen for one in listing(graph, every, None))
+
+
+def test_a_verdict_overrides_what_structure_says() -> None:
+    graph, every = found(Bypass())
+    verdict = hirescam.certify(ready(Bypass()), images(2), "first")
+    layers = listing(graph, every, every[0], [(every[2], verdict)])
+    assert [one.probed for one in layers] == [False, False, True, False]
+    assert (layers[2].guarantee, layers[2].bypass) == (verdict.guarantee, verdict.bypass)
+    assert layers[2].breaks == verdict.breaks != ()
 
 
 def test_layers_without_a_grid_are_listed_and_not_chosen() -> None:
