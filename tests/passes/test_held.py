@@ -104,6 +104,14 @@ def first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+@every
+def test_a_single_image_is_held_as_in_a_batch(name: str) -> None:
+    x = sample()
+    expected = first(real(calls(x)[name]))[:1]
+    call = calls(x[:1])[name]
+    torch.testing.assert_close(first(held_of(call)(x[:1])), expected)
+
+
 def test_every_normaliser_is_called() -> None:
     assert {function_name(call[0]) for call in calls(sample()).values()} == set(HELD)
 

@@ -199,3 +199,32 @@ def test_long_containers_are_left_alone() -> None:
     with unchanged(model) as places:
         model[0].listed.append(1)
     assert places == []
+
+
+def test_tensors_without_values_that_can_be_compared_are_left_alone() -> None:
+    model = nn.Sequential(Keeps())
+    model[0].plain = torch.eye(2).to_sparse()
+    model[0].register_buffer("left", torch.empty(2, device="meta"))
+    with unchanged(model) as places:
+        model[0].written.add_(1)
+    assert places == [Written(model[0].written)]
+    with restored([Written(model[0].plain), Written(model[0].left)]):
+        pass
+
+
+def test_a_list_in_itself_has_an_end() -> None:
+    model = nn.Sequential(Keeps())
+    model[0].listed.append(model[0].listed)
+    before = list(model[0].listed)
+    with unchanged(model):
+        model[0].listed.append(1)
+    assert len(model[0].listed) == len(before)
+
+
+def test_containers_in_containers_come_back() -> None:
+    model = nn.Sequential(Keeps())
+    model[0].table = {"a": ([1],)}
+    with unchanged(model) as places:
+        model[0].table["a"][0].append(2)
+    assert places == [Contents(model[0].table["a"][0])]
+    assert model[0].table == {"a": ([1],)}
