@@ -52,6 +52,7 @@ def test_what_was_there_before_a_pass() -> None:
 def test_before_the_layer_there_is_no_graph_and_after_it_there_is() -> None:
     model, x = ready(FlattenNet()), images(2)
     made, logits = cut(model, x)
+    assert made.head.replayable
     assert made.leaf.is_leaf
     assert made.leaf.requires_grad
     close(made.leaf.detach(), model.features(x).detach())
@@ -307,7 +308,7 @@ class TwoInputs(nn.Module):
         self.net = FlattenNet()
 
     def forward(self, row: Tensor, picture: Tensor) -> Tensor:
-        return self.net(picture) + row.sum()
+        return self.net(picture) + row.sum(1, keepdim=True)  # both have the same batch
 
 
 def test_other_images_at_a_layer() -> None:
@@ -334,6 +335,11 @@ def test_batch_norm_of_one_image_is_scale_and_shift(ndim: int, affine: bool) -> 
     given = (norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, norm.eps)
     ours, theirs = _batch_norm(x, *given), F.batch_norm(x, *given)
     close(ours, theirs)
+    assert "BatchNorm" in theirs.grad_fn.name()
+    assert "BatchNorm" not in ours.grad_fn.name()
+    two = _batch_norm(torch.cat([x, x]), *given)
+    assert "BatchNorm" in two.grad_fn.name()
+    close(two[:1], theirs)
     weights = torch.randn_like(ours)
     (ours_gradient,) = torch.autograd.grad((ours * weights).sum(), x)
     scale = (norm.running_var + 0.3).rsqrt() * (norm.weight if affine else 1)
