@@ -1,6 +1,7 @@
 """The public verbs: shapes, targets, layers, state, threads, gradients through maps, several inputs."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hirescam
-from hirescam import AllClasses, Classes, Contrast, Explainer, Region, TargetError, TopK
+from hirescam import AllClasses, Classes, Contrast, Explainer, OutputError, Region, TargetError, TopK
 from hirescam.closed_form import ClosedForm, Doubt
 from hirescam.fullgrad import fullgrad
 from hirescam.passes.borrow import Call
@@ -808,3 +809,36 @@ def test_the_verbs_pass_everything_on() -> None:
     assert (
         Explainer(model, output=1).layers(x, target=lambda out: out.softmax(1)[:, 0])[-1].guarantee == "none"
     )
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_a_copy_of_an_explainer_starts_anew_with_a_copy_of_the_model(again: Callable[..., Explainer]) -> None:
+    model, x = ready(FlattenNet()), images(2)
+    explainer = Explainer(model, layer="features", audit=1)
+    result = explainer(x, target=1)
+    made = again(explainer)
+    assert made.model is not model
+    assert made.audits.pictures == 0
+    assert torch.equal(made(x, target=1).raw, result.raw)
+    assert made(x, target=1).layer == "features"
+    assert made.audits.audited == 2 * len(x)
+    with torch.no_grad():
+        model.head.weight.neg_()
+    assert torch.equal(made(x, target=1).raw, result.raw)
+    assert again(explainer.compile())._planner.compiling
+
+
+def test_errors_of_the_callers_functions_are_told_with_what_they_got() -> None:
+    model, x = ready(FlattenNet()), images(2)
+    with pytest.raises(TargetError, match=r"failed on the model's output of shape \(2, 5\): IndexError: "):
+        hirescam.explain(model, x, target=lambda logits: logits[:, 99])
+    with pytest.raises(OutputError, match=r"output= failed on what the model returned, a Tensor: KeyError: "):
+        hirescam.explain(model, x, output=lambda out: {}["logits"])
+    with pytest.raises(OutputError, match="mine"):
+        hirescam.explain(model, x, output=lambda out: own(OutputError("mine")))
+    with pytest.raises(TargetError, match="mine"):
+        hirescam.explain(model, x, target=lambda logits: own(TargetError("mine")))
+
+
+def own(error: Exception) -> Tensor:
+    raise error

@@ -1,8 +1,12 @@
 """Saving and loading: arrays without pickle, a manifest, and clear errors."""
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import torch
 from torch import nn
 
 import hirescam
-from hirescam import explanation, overlays
+from hirescam import ModelError, explanation, overlays
 from hirescam.audits import Audit
 from hirescam.explanation import Weights, hash_weights
 from hirescam.passes.state import State
@@ -45,6 +49,20 @@ def test_the_arrays_need_no_pickle(tmp_path: Path) -> None:
     npz, _ = hirescam.explain(ready(FlattenNet()), images()).save(tmp_path / "x")
     with np.load(npz, allow_pickle=False) as file:
         assert sorted(file.files) == ["logits", "raw", "score", "target"]
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_a_copy_is_like_what_was_loaded(again: Callable[[Any], Any]) -> None:
+    """Between processes the maps go without the model."""
+    model = ready(FlattenNet())
+    result = hirescam.explain(model, images(), target=1)
+    made = again(result)
+    assert torch.equal(made.raw, result.raw)
+    assert made.certificate == result.certificate
+    assert made.manifest()["weights_sha256"] == hash_weights(model)
+    with pytest.raises(ModelError, match="loaded from disk"):
+        made.receptive_field()
+    assert result.receptive_field((0, 0))
 
 
 def test_the_manifest_says_what_was_done(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,13 @@ class Explainer:
         tap = None if layer is None else taps.find(self.model, layer)
         self._hashed: tuple[State, Weights] | None = None
         self._planner = Planner(self.model, tap, output, None if grid is None else tuple(grid), progress)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, by `copy.deepcopy` or `pickle`, starts anew: what was proven is about this model."""
+        own = self._planner
+        tap = None if own.tap is None else own.tap.name
+        options = (tap, own.output, own.grid, own.progress, self._auditor.rate)
+        return _again, (self.model, *options, own.compiling)
 
     @property
     def audits(self) -> Audit:
@@ -341,3 +349,16 @@ def check_finite(raw: Tensor) -> None:
             f"the map of images[{bad}] has NaN or infinite values: activations or gradients overflow at "
             "this layer (in half precision, try float32)"
         )
+
+
+def _again(  # noqa: PLR0913 - what an explainer is made of, in order
+    model: nn.Module,
+    layer: str | None,
+    output: OutputSelector,
+    grid: tuple[int, ...] | None,
+    progress: Callable[[int, int], None] | None,
+    audit: float,
+    compiling: bool,
+) -> Explainer:
+    made = Explainer(model, layer=layer, output=output, grid=grid, progress=progress, audit=audit)
+    return made.compile() if compiling else made

@@ -109,6 +109,11 @@ class Explanation:
             f"guarantee={str(self.certificate.guarantee)!r})"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled or copied: all but the live model, like what `save` writes."""
+        weights = self.origin.weights.sha256 if self.origin else self.weights
+        return vars(self) | {"weights": weights, "origin": None}
+
     def view(
         self,
         *,

@@ -100,13 +100,13 @@ class Planner:
         self.state: State | None = None
         self._places: list[Place] = []
         self._renewed = 0
-        self._compiling = False
+        self.compiling = False
         self._lock = threading.RLock()
 
     def compile(self) -> None:
         """Compile the model for every plan from now on."""
         with self._lock:
-            self._compiling = True
+            self.compiling = True
             self.plans.clear()
 
     def look(self) -> None:
@@ -265,7 +265,7 @@ class Planner:
             plan.closed_form = ClosedForm(finished, certified.traced, certified.answers)
             if finished.logits.dtype in (torch.bfloat16, torch.float16):
                 plan.ends = Ends(self._state().tensors)
-        if self._compiling and is_indexed(target):
+        if self.compiling and is_indexed(target):
             plan.compiled = _compiled(finished, certificate)
         return plan
 

@@ -73,6 +73,18 @@ def test_a_model_in_training_mode_is_refused_whatever_it_is() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_an_exported_model_has_no_mode() -> None:
+    """Its flag says training, and its ``eval()`` refuses."""
+    plain = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Flatten()).eval()
+    exported = torch.export.export(plain, (torch.zeros(1, 2, 3, 3),)).module()
+    assert exported.training
+    check_model(exported)
+    around = nn.Sequential(exported)
+    around.training = False
+    check_model(around)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_scripted_model_is_refused() -> None:
     with pytest.raises(ModelError, match=r"^model is a TorchScript module.*pass the original Python network"):
         check_model(torch.jit.script(nn.Sequential(nn.Flatten()).eval()))

@@ -82,6 +82,7 @@ def test_a_shared_module_has_all_its_names() -> None:
         ("", r"layer='' is not in this FlattenNet"),
         ("module.body", r"layer='body' is not in"),
         (nn.ReLU(), "layer is a ReLU that is not a part of this FlattenNet"),
+        (3, "layer=3 is of type int: pass a module of the model, or the name of a layer"),
         (Tap("nowhere", "relu"), r"layer='nowhere\.relu\(\)' is not in"),
     ],
 )

@@ -44,7 +44,8 @@ def check_model(model: nn.Module) -> None:
             )
     training = [module for module in parts(model) if module.training]
     for module in training:
-        if module is model or _minds_training(module):
+        exported = "eval" in vars(module)  # torch.export's modules refuse eval(), and have no mode any more
+        if not exported and (module is model or _minds_training(module)):
             name = next(name for name, other in model.named_modules() if other is module)
             where = f"its part {name!r}" if name else "the model"
             raise ModelError(

@@ -91,6 +91,11 @@ def find(model: nn.Module, layer: "str | nn.Module | Tap") -> Tap:
     """
     if isinstance(layer, nn.Module):
         return Tap(_path_of(model, layer))
+    if not isinstance(layer, str | Tap):
+        raise LayerError(
+            f"layer={layer!r} is of type {type(layer).__name__}: pass a module of the model, or the name of "
+            "a layer, see hirescam.layers(model, images)"
+        )
     tap = parse(layer) if isinstance(layer, str) else layer
     paths = [name for name, _ in model.named_modules(remove_duplicate=False)]
     if tap.module not in paths and tap.module.startswith("module."):

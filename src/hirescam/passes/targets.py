@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hirescam.errors import OutputError, TargetError
+from hirescam.errors import HirescamError, OutputError, TargetError
 from hirescam.passes.borrow import first_not_finite
 
 OutputSelector = str | int | Callable[[Any], Tensor] | None
@@ -153,7 +153,15 @@ def _only(items: list[Any]) -> Any:
 
 def _select(output: Any, selector: str | int | Callable[[Any], Tensor]) -> Any:
     if callable(selector):
-        return selector(output)
+        try:
+            return selector(output)
+        except HirescamError:
+            raise
+        except Exception as error:
+            raise OutputError(
+                f"the function output= failed on what the model returned, {_describe(output)}: "
+                f"{_words(error)}"
+            ) from error
     try:
         if isinstance(selector, str) and not isinstance(output, dict):
             return getattr(output, selector)
@@ -331,6 +339,27 @@ def _bind_region(target: Region, logits: Tensor) -> Bound:
         ) from None
     index = torch.full((logits.shape[0], 1), target.label, device=logits.device)
     return Bound(index, lambda output: (output[:, target.label] * mask).flatten(1).sum(1, keepdim=True))
+
+
+def called(target: Scorer, logits: Tensor) -> Any:
+    """Call a target that is a function for the first time.
+
+    Raises:
+        TargetError: the function failed.
+    """
+    try:
+        return target(logits)
+    except HirescamError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"the target function failed on the model's output of shape {tuple(logits.shape)}: "
+            f"{_words(error)}"
+        ) from error
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
 
 
 def two_axes(scores: Any) -> Tensor:

@@ -239,7 +239,7 @@ def forward(site: Site, call: Call, wish: Wish = Wish()) -> Pass:
         with cut.active():
             logits = site.logits(call.run(site.model), call)
             cut.finish(logits)
-            watched = wish.target(logits) if callable(wish.target) else None
+            watched = targets.called(wish.target, logits) if callable(wish.target) else None
         targets.check_finite(logits)
         with torch.enable_grad():
             bound = targets.bind(wish.target, logits)

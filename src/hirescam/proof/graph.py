@@ -128,7 +128,7 @@ def read(state: State, call: Call, output: OutputSelector, target: Target) -> Gr
         reader = _Reader(watch_of(state, call, output, target), image)
         with reader.observe(model):
             logits = targets.logits_of(call.replace(image).run(model), output, len(image))
-            watched = target(logits) if callable(target) else None
+            watched = targets.called(target, logits) if callable(target) else None
         score = targets.bind(target, logits).score(logits) if watched is None else targets.two_axes(watched)
         if score.grad_fn is None or not reader.watch.provenance.on_tape(score):
             raise ModelError(
