@@ -306,6 +306,18 @@ def test_cam_is_hirescam_times_the_number_of_locations() -> None:
     torch.testing.assert_close(cam, 64 * hirescam.explain(model, batch, target=0).raw)
 
 
+def test_only_two_rules_hold_divisors() -> None:
+    """The others are what their papers say, whatever the head."""
+    assert {name for name, rule in hirescam.rules().items() if rule.holds} == {"cam", "hirescam"}
+
+
+def test_an_option_that_a_rule_does_not_have_is_named() -> None:
+    with pytest.raises(RuleError, match="rule='hirescam' has no option 'b': its options are none"):
+        hirescam.rules()["hirescam"].configure({"b": 1, "a": 2})
+    with pytest.raises(RuleError, match=r"has no option 'b': its options are \w+"):
+        hirescam.rules()["shapley"].configure({"samples": 2, "b": 1, "a": 2})
+
+
 def test_an_unknown_rule_is_refused_with_a_suggestion() -> None:
     with pytest.raises(RuleError, match="rule='hirescan' is unknown: did you mean 'hirescam'"):
         hirescam.explain(ready(FlattenNet()), images(), rule="hirescan")
