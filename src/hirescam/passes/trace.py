@@ -334,11 +334,15 @@ def _gradients_at(score: Tensor, leaf: Tensor, finished: Pass) -> Tensor:
     except HirescamError:
         raise
     except Exception as error:  # autograd's, or of a hook of the model's own
-        reason = str(error).strip().split("\n")[0]
-        raise LayerError(
-            f"the gradient at layer={finished.site.tap.name!r} cannot be taken, because PyTorch says: "
-            f"{reason} Choose a layer after that part, see hirescam.layers(model, images)"
-        ) from error
+        raise LayerError(_no_gradient(finished.site.tap, error)) from error
+
+
+def _no_gradient(tap: Tap, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0]
+    return (
+        f"the gradient at layer={tap.name!r} cannot be taken, because PyTorch says: {reason} Choose a layer "
+        "after that part, see hirescam.layers(model, images)"
+    )
 
 
 def _disconnected(tap: Tap) -> str:
