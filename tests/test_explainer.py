@@ -828,6 +828,32 @@ def test_a_copy_of_an_explainer_starts_anew_with_a_copy_of_the_model(again: Call
     assert again(explainer.compile())._planner.compiling
 
 
+@pytest.mark.parametrize(
+    "change", [lambda z: z.mul_(2), lambda z: z[:, :3].mul_(2), nn.ReLU(inplace=True), lambda z: z]
+)
+def test_backward_hooks_that_watch_change_nothing(change: Callable[[Tensor], Tensor]) -> None:
+    """Not even where what such a module returns is written to, which autograd refuses by itself."""
+
+    class Changed(FlattenNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.middle = nn.Conv2d(6, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.middle(self.features(x))
+            change(z)
+            return self.head(z.flatten(1))
+
+    model, x = ready(Changed()), images(2)
+    plain = hirescam.explain(model, x, target=1, layer="features")
+    model.middle.register_full_backward_hook(lambda *given: None)
+    hooked = hirescam.explain(model, x, target=1, layer="features")
+    torch.testing.assert_close(hooked.raw, plain.raw)
+    assert hooked.certificate.guarantee is plain.certificate.guarantee
+    guarantee = hirescam.Guarantee.LOCAL if isinstance(change, nn.ReLU) else hirescam.Guarantee.EXACT
+    assert hooked.certificate.guarantee is guarantee
+
+
 def test_errors_of_the_callers_functions_are_told_with_what_they_got() -> None:
     model, x = ready(FlattenNet()), images(2)
     with pytest.raises(TargetError, match=r"failed on the model's output of shape \(2, 5\): IndexError: "):

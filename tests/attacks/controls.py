@@ -218,6 +218,29 @@ def checkpointed(net: Net, a: Tensor) -> Tensor:
     return checkpoint(lambda h: net.fc(pooled(h)), a, use_reentrant=False)
 
 
+class Watched(Net):
+    """A module of the head has a hook that watches gradients, and its output is written to."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.gate.register_full_backward_hook(lambda *given: None)
+        self.change = change
+
+    def head(self, a: Tensor) -> Tensor:
+        z = self.gate(pooled(a))
+        self.change(z)
+        return self.fc(z)
+
+
+add(
+    "backward_hook_and_rectified",
+    Kind.CONTROL,
+    "what a module with a backward hook returns is given to `nn.ReLU(inplace=True)`",
+    LOCAL,
+    build=partial(Watched, nn.ReLU(inplace=True)),
+)
+
+
 @exact("the same around a batch norm, for a single image", images=partial(pictures, 1))
 def checkpointed_batch_norm(net: Net, a: Tensor) -> Tensor:
     mean, var = net.fc.weight.mean(0).detach(), 0.5 + net.fc.weight.var(0).detach()

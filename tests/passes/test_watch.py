@@ -119,6 +119,37 @@ def test_a_view_that_was_made_under_no_grad_may_be_written_to(mode: Callable[[],
     assert slope.tolist() == [2, 2]
 
 
+INTO_VIEWS: dict[str, Callable[[Tensor], Any]] = {
+    "itself": lambda x: x.mul_(2),
+    "a slice": lambda x: x[:1].mul_(2),
+    "an entry": lambda x: x.__setitem__(0, x[1] * 2),
+    "by option": lambda x: F.relu(x, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", INTO_VIEWS)
+def test_what_a_module_with_backward_hooks_returns_may_be_written_to(name: str) -> None:
+    """Autograd refuses that, for the hooks' sake; where there is no tape it does not."""
+    module = nn.Identity()
+    module.register_full_backward_hook(lambda *given: None)
+
+    def run(x: Tensor) -> Tensor:
+        x = module(x * 1)
+        INTO_VIEWS[name](x)
+        return x * 3
+
+    seen, plain = follow(run), torch.tensor([0.5, -1.5])
+    (slope,) = torch.autograd.grad(seen.result.sum(), seen.source)
+    INTO_VIEWS[name](plain)
+    assert torch.equal(seen.result.detach(), plain * 3)
+    leaf = torch.tensor([0.5, -1.5], requires_grad=True)
+    clone = leaf.clone()
+    INTO_VIEWS[name](clone)
+    (expected,) = torch.autograd.grad((3 * clone).sum(), leaf)
+    assert torch.equal(slope, expected)
+    assert seen.events == []
+
+
 def test_grad_modes_are_noted_and_not_carried_out() -> None:
     constant = torch.ones(1, requires_grad=True)
     watch = Watch(State(nn.Identity()), [constant])
@@ -301,6 +332,8 @@ NAMES = [
     ("relu_", {}, True),
     ("__setitem__", {}, True),
     ("data =", {}, True),
+    ("relu", {"inplace": True}, True),
+    ("relu", {"inplace": False}, False),
     ("__iand__", {}, True),
     ("requires_grad =", {}, False),
     ("data", {}, False),

@@ -73,9 +73,10 @@ class Watch:
         self.provenance.begin(name, args, kwargs)
         if name in _READS:  # which refuse what is on a tape, or warn; without us it would not be
             args = tuple(item.detach() if isinstance(item, Tensor) else item for item in args)
-        wanted = self._grad or any(map(self.provenance.depends, inputs))
+        dependent = [tensor for tensor in inputs if self.provenance.depends(tensor)]
+        wanted = self._grad or bool(dependent)
         changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
-        _allow_writes(changed)
+        _allow_writes([*dependent, *changed])
         with self._saved_as_usual():
             if wanted and kwargs.get("out") is None:  # which autograd refuses
                 result = func(*args, **kwargs)
@@ -154,13 +155,21 @@ def _unchanged(tensor: Tensor) -> Tensor:
 
 
 def _allow_writes(targets: list[Tensor]) -> None:
-    """Let autograd write into views that the model made under ``no_grad``, where it would not have asked."""
+    """Let autograd write into views as it does where there is no tape, and the model runs like that.
+
+    It refuses those that were made under ``no_grad``, or by a custom function, such as the one that a module
+    with backward hooks puts around itself.
+    """
     for tensor in targets:
-        if tensor._is_view() and _autograd._get_creation_meta(tensor) in _WITHOUT_GRAD:
+        if tensor._is_view() and _autograd._get_creation_meta(tensor) in _REFUSED:
             _autograd._set_creation_meta(tensor, _autograd.CreationMeta.DEFAULT)
 
 
-_WITHOUT_GRAD = (_autograd.CreationMeta.NO_GRAD_MODE, _autograd.CreationMeta.INFERENCE_MODE)
+_REFUSED = (
+    _autograd.CreationMeta.NO_GRAD_MODE,
+    _autograd.CreationMeta.INFERENCE_MODE,
+    _autograd.CreationMeta.IN_CUSTOM_FUNCTION,
+)
 _READS = frozenset(
     """__array__ __bool__ __complex__ __float__ __format__ __index__ __int__ item numpy tolist
     __dlpack__""".split()  # noqa: SIM905
@@ -169,7 +178,7 @@ _READS = frozenset(
 
 def mutates(name: str, kwargs: dict[str, Any]) -> bool:
     """Tell whether a torch function of this name writes into its first argument."""
-    in_place = name.endswith("_") and not name.endswith("__")
+    in_place = (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
     return in_place or name in _SETS or kwargs.get("out") is not None
 
 
