@@ -199,8 +199,8 @@ class Planner:
             found = selection.candidates(graph, call, self.grid)
             tried: list[tuple[Candidate, Certificate]] = []
             impossible: dict[int, LayerError] = {}
-            for place, item in enumerate(selection.ranked(found, self._model)):
-                if not item.grade.affine and place >= _MOST_DOUBTED:
+            for item in selection.ranked(found, self._model):
+                if not item.grade.affine and len(tried) >= _MOST_DOUBTED:
                     break
                 try:
                     tried.append((item, self._certify(graph, item.sighting, call, target).certificate))
@@ -278,14 +278,16 @@ class Planner:
             return self._certify(graph, self._sighting(graph, self.tap), call, target)
         first: Certified | LayerError | None = None
         found = selection.candidates(graph, call, self.grid)
-        for place, candidate in enumerate(selection.ranked(found, self._model)):
-            if place >= _MOST_DOUBTED and not candidate.grade.affine:
+        tried = 0
+        for candidate in selection.ranked(found, self._model):
+            if tried >= _MOST_DOUBTED and not candidate.grade.affine:
                 break
             try:
                 certified = self._certify(graph, candidate.sighting, call, target)
             except LayerError as error:  # what it returns is not what the model goes on with
                 first = first or error
                 continue
+            tried += 1
             if certified.certificate.guarantee is candidate.grade.guarantee:
                 return certified
             first = certified if first is None or isinstance(first, LayerError) else first

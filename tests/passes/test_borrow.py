@@ -321,3 +321,13 @@ def test_a_list_is_called_like_a_tuple() -> None:
     args, kwargs = as_call([row, x]).run(Takes())
     assert (args[0] is row, args[1] is x, len(args), kwargs) == (True, True, 2, {})
     assert as_call([x]).run(ready(FlattenNet())).shape == (1, 5)
+
+
+def test_one_image_has_its_own_part_of_the_other_inputs() -> None:
+    x, row, table = torch.rand(3, 2, 4, 4), torch.rand(3, 5), torch.rand(4, 3)
+    made = as_call({"image": x, "more": [row, table, torch.tensor(2.0)], "name": "n"}).alone(1)
+    assert torch.equal(made.images, x[1:2])
+    assert torch.equal(made.inputs["more"][0], row[1:2])
+    assert torch.equal(made.inputs["more"][1], table)
+    assert (float(made.inputs["more"][2]), made.inputs["name"]) == (2, "n")
+    assert torch.equal(as_call(x).alone(2).images, x[2:])

@@ -98,7 +98,7 @@ def test_two_questions_are_asked_with_other_images(
         probes, "run_from", lambda site, call, *rest: seen.append(call.images) or original(site, call, *rest)
     )
     answers, _ = asked(run(model, x, target=1), affine=affine, apart=apart)
-    assert len(seen) == 1
+    assert [len(item) for item in seen[1:]] == [1, 1]
     shown = dict(zip(answers.questions, seen[0].unflatten(0, (-1, 2)), strict=True))
     assert {name for name, item in shown.items() if not torch.equal(item, x)} == set(strangers)
     first, second = (shown[name] for name in strangers)
@@ -372,15 +372,12 @@ def test_kinks_right_beside_the_activations_need_a_smaller_step(
     Smaller steps are taken where questions are asked apart.
     """
     torch.manual_seed(0)
-    model, x = ready(After(lambda a: a), dtype), images(2, dtype=dtype)
+    model, x = ready(After(lambda a: a), dtype), images(1, dtype=dtype)
     with torch.no_grad():
         near = model.conv(x)
         near += gap * near.std()
 
-    def op(a: Tensor) -> Tensor:
-        return a + 20 * torch.relu(a - near[: len(a)]) if len(a) <= 2 else torch.cat([op(a[:2]), op(a[2:])])
-
-    model.op = op
+    model.op = lambda a: a + 20 * torch.relu(a - near)
     finished = run(model, x, "conv", 1)
     assert asked(finished, affine=False)[1].doubts
     assert bool(asked(finished, affine=False, apart=True)[1].doubts) is doubted
@@ -475,6 +472,43 @@ def test_what_half_precision_cannot_tell_float32_can(dtype: torch.dtype) -> None
     assert findings.doubts
 
 
+# Alone ----------------------------------------------------------------------------------------
+
+COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "another way for many": lambda a: 2 * a if len(a) > 1 else a,
+    "the number in the batch": lambda a: a * (1 + torch.arange(len(a)).to(a).view(-1, 1, 1, 1)),
+    "the mean of all": lambda a: a - 0.5 * a.mean(0),
+    "the first": lambda a: a + 0.5 * a[:1].roll(1, 1),
+    "the largest of all": lambda a: a + a.amax(),
+}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("name", COUPLED)
+def test_an_image_that_scores_otherwise_alone_is_found(name: str, batch: int, affine: bool) -> None:
+    model = ready(After(COUPLED[name]))
+    answers, findings = asked(run(model, images(batch), "conv", 1), affine=affine)
+    assert answers.alone.shape == (2, 5)
+    assert findings.doubts[0] == "an image alone gets another score than in its batch"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_image_that_is_alone_has_no_company(dtype: torch.dtype) -> None:
+    model = ready(FlattenNet(), dtype)
+    assert asked(run(model, images(1, dtype=dtype), target=1))[0].alone is None
+    _, findings = asked(run(model, images(3, dtype=dtype), target=1))
+    assert findings.doubts == ()
+
+
+def test_beside_other_inputs_an_image_alone_has_its_own_part_of_them() -> None:
+    model, x = ready(TwoInputs()), images(3)
+    row = torch.randn(3, 5, dtype=torch.float64)
+    answers, findings = asked(run(model, (x, row), "net.features", 1))
+    close(answers.alone, model(x, row).detach()[[0, 2]])
+    assert findings.doubts == ()
+
+
 # One batch, or one by one ---------------------------------------------------------------------
 
 
@@ -493,15 +527,18 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("net", [PooledNet, FlattenNet])
 def test_all_questions_to_a_model_go_in_one_batch(net: type, sizes: list[int]) -> None:
-    """docs/speed.md gives these numbers: two images, four questions about each."""
+    """docs/speed.md gives these numbers: two images, four questions about each, and each alone."""
     assert hirescam.certify(ready(net()), images()).guarantee == "exact"
-    assert sizes == [8]
+    assert sizes == [8, 1, 1]
+    sizes.clear()
+    assert hirescam.certify(ready(net()), images(1)).guarantee == "exact"
+    assert sizes == [4]
 
 
 def test_questions_that_are_asked_apart_go_in_one_batch_too(sizes: list[int]) -> None:
     for affine in (True, False):
         asked(run(ready(FlattenNet()), images(2), target=1), affine=affine, apart=True)
-    assert sizes == [12, 12]
+    assert sizes == [12, 1, 1] * 2
 
 
 def test_smaller_steps_are_taken_only_apart_and_only_after_a_doubt(sizes: list[int]) -> None:
@@ -509,7 +546,8 @@ def test_smaller_steps_are_taken_only_apart_and_only_after_a_doubt(sizes: list[i
         run(ready(After(with_gradient(g))), images(2), "conv", 1) for g in (lambda g: g, lambda g: -g)
     )
     for finished, apart, expected in (
-        (good, False, [8]), (bad, False, [8]), (good, True, [12]), (bad, True, [12, 4]),
+        (good, False, [8, 1, 1]), (bad, False, [8, 1, 1]), (good, True, [12, 1, 1]),
+        (bad, True, [12, 1, 1, 4]),
     ):  # fmt: skip
         sizes.clear()
         asked(finished, affine=False, apart=apart)
@@ -529,13 +567,13 @@ def test_beside_other_inputs_questions_go_one_by_one(sizes: list[int]) -> None:
     model, x = ready(TwoInputs()), images(2)
     row = torch.randn(2, 5, dtype=torch.float64)
     _, findings = asked(run(model, (x, row), "net.features", 1))
-    assert sizes == [2] * 4
+    assert sizes == [2] * 4 + [1] * 2
     assert findings.doubts == ()
 
 
 def test_with_divisors_held_questions_go_one_by_one(sizes: list[int]) -> None:
     _, findings = asked(run(ready(NormNet()), images(2), target=1, hold=True))
-    assert sizes == [2] * 4
+    assert sizes == [2] * 4 + [1] * 2
     assert findings.doubts == ()
     _, findings = asked(run(ready(NormNet()), images(2), target=1))
     assert findings.doubts  # not held
@@ -552,7 +590,8 @@ def test_a_model_for_one_size_of_batch_is_asked_one_by_one(error: Exception, siz
     torch.manual_seed(0)
     model = ready(OneSize())
     answers, findings = asked(run(model, images(2), target=1))
-    assert sizes == [8, 2, 2, 2, 2]
+    assert sizes == [8, 2, 2, 2, 2, 1]
+    assert answers.alone is None
     assert findings.doubts == ()
     plain = ready(FlattenNet())
     plain.load_state_dict(model.state_dict())

@@ -175,6 +175,19 @@ class Call:
         whole = self.key is not None or len(self.images) <= count
         return self if whole else self.replace(self.images[:count])
 
+    def alone(self, number: int) -> "Call":
+        """Return the call for one image, with the part of the other inputs that belongs to it.
+
+        What has as many rows as there are images is taken to have one for each.
+        """
+        count = len(self.images)
+
+        def part(item: Any) -> Any:
+            rows = isinstance(item, Tensor) and item.ndim > 0 and len(item) == count
+            return item[number : number + 1] if rows else item
+
+        return replace(self, inputs=pytree.tree_map(part, self.inputs))
+
     def in_double(self) -> "Call":
         """Return the call with every float tensor in float64."""
         inputs = pytree.tree_map(

@@ -147,7 +147,8 @@ class Cut:
     def _leaf_from(self, tensor: Tensor) -> Tensor:
         with torch.inference_mode(False):
             if self._differentiable:
-                return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+                # a copy, because hooks of the model's on the tensor itself would change its gradient
+                return tensor.clone() if tensor.requires_grad else tensor.detach().requires_grad_()
             plain = tensor.clone() if tensor.is_inference() else tensor.detach()
             return plain.requires_grad_()
 

@@ -47,12 +47,15 @@ class Answers:
             ``mixed`` and ``larger``, or the small steps ``along`` the gradient and ``aside``; ``without``
             (one location removed); ``nothing``.
         removed: number of the location that was removed from each image.
+        alone: the logits ``(2, c, ...)`` of the first and the last image without the others, nothing
+            changed; None where there are no others, or the model is made for so many images.
     """
 
     activations: Tensor
     logits: Tensor
     questions: tuple[str, ...]
     removed: Tensor
+    alone: Tensor | None = None
 
     def of(self, question: str) -> Tensor:
         """The logits ``(b, c, ...)`` of one question."""
@@ -114,7 +117,7 @@ def ask(finished: Pass, traced: Trace, raw: Map, *, affine: bool, apart: bool = 
     many = torch.stack(list(asked.values()))
     many = many.to(finished.leaf.dtype).to(many.dtype)  # what the model gets is what is predicted from
     logits = _run(finished, many, torch.stack(list(shown.values())))
-    return Answers(many, widen(logits), tuple(asked), removed)
+    return Answers(many, widen(logits), tuple(asked), removed, _alone(finished))
 
 
 def find(answers: Answers, finished: Pass, traced: Trace, raw: Map) -> Findings:
@@ -141,9 +144,8 @@ def find(answers: Answers, finished: Pass, traced: Trace, raw: Map) -> Findings:
         if gradient > _WRONG_GRADIENT and apart and traced.logits.dtype in _SMALLER:
             gradient = _nearer(finished, traced)
     bypass = _moved(answers, traced)
-    return Findings(
-        laws, bypass, affinity, gradient, _doubts(traced, laws, bypass, affinity, gradient, affine)
-    )
+    doubts = _doubts(traced, laws, bypass, affinity, gradient, affine)
+    return Findings(laws, bypass, affinity, gradient, _company(answers, traced) + doubts)
 
 
 def wrong_class(answers: Answers, jacobian: Tensor, classes: list[int], finished: Pass) -> int | None:
@@ -199,6 +201,21 @@ def _run(finished: Pass, many: Tensor, images: Tensor) -> Tensor:
             pass  # a model for one size of batch
     each = zip(outputs.unflatten(0, many.shape[:2]), images, strict=True)
     return torch.stack([run_from(finished.site, call.replace(shown), item, divisors) for item, shown in each])
+
+
+def _alone(finished: Pass) -> Tensor | None:
+    """The logits of the first and the last image without the others: one alone may be what others look at."""
+    call, leaf = finished.call, finished.leaf.detach()
+    if len(leaf) == 1:
+        return None
+    try:
+        logits = [
+            run_from(finished.site, call.alone(number), leaf[number : number + 1])
+            for number in (0, len(leaf) - 1)
+        ]
+    except (HirescamError, RuntimeError):
+        return None
+    return widen(torch.cat(logits))
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:
@@ -286,11 +303,25 @@ def _strays(
 
 def _moved(answers: Answers, traced: Trace) -> bool:
     """Whether the logits changed with the image although the layer was held."""
-    logits, dtype = widen(traced.logits), traced.logits.dtype
-    largest = (logits - answers.of("nothing")).abs().max()
-    allowed = tolerance_of(dtype) * largest + rounding_of(dtype) * logits.abs().max()
+    logits, allowed = widen(traced.logits), _allowed(answers, traced)
     asked = [name for name in ("held", "held too") if name in answers.questions]
     return not all(bool((answers.of(name) - logits).abs().max() <= allowed) for name in asked)
+
+
+def _company(answers: Answers, traced: Trace) -> tuple[str, ...]:
+    """Whether an image has other logits alone than beside others."""
+    if answers.alone is None:
+        return ()
+    wrong = (answers.alone - widen(traced.logits)[[0, -1]]).abs().max()
+    same = bool(wrong <= _allowed(answers, traced))
+    return () if same else ("an image alone gets another score than in its batch",)
+
+
+def _allowed(answers: Answers, traced: Trace) -> Tensor:
+    """How far logits may be apart where only rounding tells them apart."""
+    logits, dtype = widen(traced.logits), traced.logits.dtype
+    largest = (logits - answers.of("nothing")).abs().max()
+    return tolerance_of(dtype) * largest + rounding_of(dtype) * logits.abs().max()
 
 
 def _doubts(
