@@ -65,7 +65,7 @@ def by_groups(x: Tensor) -> Tensor:
     if len(x) % 2:
         return x
     pairs = x.view(-1, 2, *x.shape[1:])
-    return pairs.mean(1, keepdim=True).expand_as(pairs).reshape(x.shape)
+    return pairs.mean(1, keepdim=True).expand_as(pairs).clone().reshape(x.shape)
 
 
 COUPLED: dict[str, Entry] = {

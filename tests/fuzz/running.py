@@ -14,7 +14,7 @@ from fuzz.grammar import Model, Program
 from fuzz.joins import Inner, Parallel
 from fuzz.judge import Snapshot, violations
 from fuzz.node import Kind, Named, Step, lowest, quiet
-from fuzz.truth import Subject, Truth, affine, gap
+from fuzz.truth import TOLERANCE, Subject, Truth, affine, gap
 from hirescam.errors import HirescamError
 
 T = TypeVar("T")
@@ -78,8 +78,10 @@ def _judged(program: Program, model: Model) -> Outcome:
     found = snapshot.changes() + ([f"crash: {answer.failure}"] if answer.verdict == "crash" else [])
     found += disagreements(program, model, answer)
     truth = truth_of(program, model)
-    if not truth.unsteady and gap(truth.logits, plainly.double()) > 0.05 * (1 + float(plainly.abs().amax())):
-        return replace(outcome, verdict=answer.verdict)  # rounding decides which way it takes
+    allowed = TOLERANCE[program.precision] * (1 + float(plainly.abs().amax()))
+    if not truth.unsteady and gap(truth.logits, plainly.double()) > allowed:
+        # rounding decides which way it takes, or random numbers are others in another precision
+        return replace(outcome, verdict=answer.verdict)
     found += claims(truth.subject, answer.result, truth) if answer.result is not None else []
     return replace(
         outcome,
