@@ -1,8 +1,10 @@
 """Plans: what they are kept for, when they are made again, and how they are weakened."""
 
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -135,6 +137,106 @@ def test_autocast_has_a_plan_of_its_own() -> None:
         assert plan(made, x) is half
     assert plan(made, x) is plain
     assert len(made.plans) == 2
+
+
+class Chooser:
+    """Scores that are methods, and functions of its own."""
+
+    def __init__(self, label: int) -> None:
+        self.label = label
+
+    def score(self, out: Tensor) -> Tensor:
+        return out[:, self.label]
+
+    def other(self, out: Tensor) -> Tensor:
+        return out[:, self.label]
+
+
+def around(label: Any) -> Callable[[Tensor], Tensor]:
+    return lambda out: out[:, int(label)]
+
+
+def with_default(value: Any) -> Callable[[Tensor], Tensor]:
+    return lambda out, label=value: out[:, int(label)]
+
+
+def with_keyword(value: Any) -> Callable[[Tensor], Tensor]:
+    return lambda out, *, label=value: out[:, int(label)]
+
+
+def column(out: Tensor, label: Any = 0, *, factor: float = 1.0) -> Tensor:
+    return factor * out[:, int(label)]
+
+
+def by_partial(label: Any) -> Callable[[Tensor], Tensor]:
+    return partial(column, label=label)
+
+
+def by_partial_in_order(label: Any) -> Callable[[Tensor], Tensor]:
+    return partial(lambda label, out: out[:, int(label)], label)
+
+
+MAKERS = [around, with_default, with_keyword, by_partial, by_partial_in_order]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_functions_that_the_same_code_makes_again_are_one(make: Callable[[Any], Any]) -> None:
+    """As in ``for images in batches: explainer(images, target=lambda logits: ...)``."""
+    made = planner(ready(FlattenNet()))
+    known = plan(made, target=make(1))
+    assert make(1) is not make(1)
+    assert plan(made, target=make(1)) is known
+    for other in (2, True, 1.0, "1"):
+        assert plan(made, target=make(other)) is not known
+    label = torch.tensor(1)
+    with_tensor = plan(made, target=make(label))
+    assert plan(made, target=make(label)) is with_tensor
+    assert plan(made, target=make(torch.tensor(1))) is not with_tensor
+
+
+def test_methods_are_one_where_their_object_is() -> None:
+    made, one, two = planner(ready(FlattenNet())), Chooser(1), Chooser(1)
+    known = plan(made, target=one.score)
+    assert plan(made, target=one.score) is known
+    assert plan(made, target=two.score) is not known
+    assert plan(made, target=one.other) is not known
+
+
+def test_functions_of_the_same_code_and_other_globals_are_two() -> None:
+    made = planner(ready(FlattenNet()))
+    spaces: list[dict[str, Any]] = [{}, {}]
+    for space in spaces:
+        exec("def score(out): return out[:, 0]", space)
+    assert spaces[0]["score"].__code__ == spaces[1]["score"].__code__
+    assert plan(made, target=spaces[0]["score"]) is not plan(made, target=spaces[1]["score"])
+
+
+def test_a_function_around_itself_or_around_nothing() -> None:
+    def make() -> Callable[[Tensor], Tensor]:
+        def score(out: Tensor) -> Tensor:
+            return out[:, 0] if callable(score) else later
+
+        return score
+        later = None
+
+    made = planner(ready(FlattenNet()))
+    score = make()
+    known = plan(made, target=score)
+    assert plan(made, target=score) is known
+    assert plan(made, target=make()) is not known
+
+
+def test_what_a_plan_is_known_by_stays_alive() -> None:
+    """An object that takes the place of one that is gone would else be taken for it."""
+    made = planner(ready(FlattenNet()))
+    seen = weakref.WeakSet[Chooser]()
+    for label in range(CLASSES):
+        chooser = Chooser(label)
+        seen.add(chooser)
+        found = plan(made, target=chooser.score)
+        assert torch.equal(found.certified.traced.score[:, 0], found.certified.traced.logits[:, label])
+        del chooser
+    assert len(seen) == CLASSES
 
 
 def test_functions_and_regions_are_known_by_identity() -> None:

@@ -19,6 +19,7 @@ from hirescam.closed_form import Maps
 from hirescam.errors import HirescamError, InputError
 from hirescam.passes.borrow import Call, session
 from hirescam.passes.cut import Site, run_from
+from hirescam.passes.precision import precision_of
 from hirescam.passes.targets import Contrast, Finer, Target, is_indexed
 from hirescam.passes.trace import Wish, forward, widen
 from hirescam.planning import Plan
@@ -174,8 +175,8 @@ def _judged(maps: Maps, number: int, location: int, lost: Tensor) -> Audit:
     raw, score = maps.raw[number].detach().flatten(1), maps.score[number].detach()
     wrong, largest = (lost - raw[:, location]).abs(), raw.abs().amax(1)
     size = torch.stack([score, score - lost]).abs().amax(0).clamp_min(maps.logits[number].abs().amax())
-    dtype = maps.logits.dtype
-    allowed = tolerance_of(dtype) * largest + rounding_of(dtype) * size
+    precision = precision_of(maps.logits)  # the network ran twice, perhaps in batches of two sizes
+    allowed = tolerance_of(precision) * largest + rounding_of(precision) * size
     within = wrong <= allowed  # false where the loss is not a number
     error = (wrong / largest).where(largest > 0, torch.where(within, 0.0, math.inf))
     if bool(within.all()):

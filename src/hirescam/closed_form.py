@@ -21,6 +21,7 @@ from torch import Tensor
 from hirescam.passes import targets
 from hirescam.passes.head import chunks
 from hirescam.passes.layout import Layout
+from hirescam.passes.precision import products_are_rounded
 from hirescam.passes.targets import Target
 from hirescam.passes.trace import Pass, Trace, widen
 from hirescam.proof.laws import rounding_of, tolerance_of
@@ -104,9 +105,9 @@ class ClosedForm:
             return found
         rows, places, offset = found
         with torch.autocast(leaf.device.type, enabled=False):  # sums stay in full precision
-            flat = self._multiply(rows, places, activations)
+            flat = self._multiply(rows, places, activations).to(activations.dtype)
         score = widen(bound.score(logits))
-        strangers = _not_reproduced(flat, offset[places], score, logits.dtype)
+        strangers = _not_reproduced(flat, offset[places], score, self._pass.precision)
         if strangers:
             return Doubt(strangers)
         raw = flat.unflatten(2, layout.space)
@@ -114,6 +115,8 @@ class ClosedForm:
 
     def _multiply(self, rows: Tensor, places: Tensor, activations: Tensor) -> Tensor:
         """From activations ``(b, k, s)`` to maps ``(b, t, s)``; ``places`` are rows ``(b, t)``."""
+        if products_are_rounded(rows):
+            rows, activations = rows.double(), activations.double()
         shared = len(places) == 1 or bool((places == places[0]).all())
         if rows.ndim == 2:
             chosen = _take(rows, places[0], 0) if shared else rows[places]
@@ -207,7 +210,7 @@ def _take(rows: Tensor, places: Tensor, axis: int) -> Tensor:
     return rows if in_order else rows.index_select(axis, places)
 
 
-def _not_reproduced(flat: Tensor, offset: Tensor, score: Tensor, dtype: torch.dtype) -> tuple[int, ...]:
+def _not_reproduced(flat: Tensor, offset: Tensor, score: Tensor, precision: torch.dtype) -> tuple[int, ...]:
     """Numbers of the images whose maps ``(b, t, s)`` and offsets do not add up to their scores ``(b, t)``.
 
     The error is held against what the map accounts for, so that a large offset hides nothing.
@@ -215,8 +218,8 @@ def _not_reproduced(flat: Tensor, offset: Tensor, score: Tensor, dtype: torch.dt
     total = flat.sum(2)
     wrong = (total + offset - score).abs()
     explained = (score - offset).abs()
-    allowed = tolerance_of(dtype) * torch.maximum(total.abs(), explained)
+    allowed = tolerance_of(precision) * torch.maximum(total.abs(), explained)
     if bool((wrong <= allowed).all()):
         return ()
-    allowed = allowed + rounding_of(dtype) * (flat.abs().sum(2) + offset.abs() + score.abs())
+    allowed = allowed + rounding_of(precision) * (flat.abs().sum(2) + offset.abs() + score.abs())
     return tuple(torch.nonzero((~(wrong <= allowed)).any(1)).flatten().tolist())

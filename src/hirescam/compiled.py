@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hirescam.errors import ModelError
 from hirescam.passes.borrow import Call
 from hirescam.passes.cut import Site, look
+from hirescam.passes.precision import precision_of
 from hirescam.passes.state import Ends, State
 from hirescam.passes.trace import Pass
 from hirescam.proof.laws import tolerance_of
@@ -52,7 +53,7 @@ class Compiled:
             ("the layer's output", leaf, finished.leaf), ("the logits", logits, finished.logits)
         ):  # fmt: skip
             gap = (got - expected).detach().abs().max() / expected.detach().abs().max().clamp_min(1e-30)
-            if got.shape != expected.shape or not gap <= tolerance_of(expected.dtype):
+            if got.shape != expected.shape or not gap <= tolerance_of(precision_of(expected)):
                 raise ModelError(
                     f"the compiled network differs from the original in {name} by {float(gap):.1e} of the "
                     "largest value (it draws random numbers, or branches on values): explain it without "

@@ -15,6 +15,7 @@ from hirescam.passes import taps
 from hirescam.passes.borrow import Call, Inputs, as_call, first_not_finite, unwrap
 from hirescam.passes.cut import Site, look, output_at
 from hirescam.passes.layout import infer
+from hirescam.passes.precision import precision_of
 from hirescam.passes.state import State
 from hirescam.passes.targets import OutputSelector, Target, is_indexed
 from hirescam.passes.trace import Pass, Trace, Wish, forward
@@ -280,7 +281,7 @@ class Explainer:
         except HirescamError:  # a model for one size of batch, in which there is nothing to compare
             return True
         gap = (alone - finished.logits.detach()[:1]).abs().max()
-        return bool(gap <= tolerance_of(alone.dtype) * alone.abs().max())
+        return bool(gap <= tolerance_of(precision_of(alone)) * alone.abs().max())
 
     def _explanation(
         self, call: Call, plan: Plan, chosen: Rule, maps: Maps, audited: Audit | None = None

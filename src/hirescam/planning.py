@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import CellType, FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from hirescam.compiled import Compiled
 from hirescam.errors import LayerError, ModelError
 from hirescam.passes.borrow import Call, check_model, same_random_numbers
 from hirescam.passes.cut import Site
+from hirescam.passes.precision import is_half, precision_of
 from hirescam.passes.restore import Place, restored, unchanged
 from hirescam.passes.state import Ends, State
 from hirescam.passes.taps import Tap
@@ -49,7 +52,7 @@ class Plan:
         others: the inputs beside the images that it was made with.
         closed_form: the head's constant Jacobian; None where there is none.
         compiled: the compiled model, where that was asked for.
-        ends: values of half-precision weights, whose changes would not show in sums.
+        ends: values of the weights, where their changes would not show in sums of half precision.
         checked: classes and targets whose gradients were held against the model's answers.
         batches: sizes of batches in which an image was found to score as it does alone.
     """
@@ -263,7 +266,7 @@ class Planner:
         exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
         if exact and certified.answers is not None:
             plan.closed_form = ClosedForm(finished, certified.traced, certified.answers)
-            if finished.logits.dtype in (torch.bfloat16, torch.float16):
+            if is_half(finished.precision):
                 plan.ends = Ends(self._state().tensors)
         if self.compiling and is_indexed(target):
             plan.compiled = _compiled(finished, certificate)
@@ -340,21 +343,34 @@ def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
 def _key(call: Call, target: Target) -> tuple[object, ...]:
     """What a certificate depends on: the kind of image, of score and of arithmetic."""
     images = call.images
-    kind = "class" if is_class_target(target) and not isinstance(target, Region) else _Same(target)
+    kind = "class" if is_class_target(target) and not isinstance(target, Region) else _identity(target)
     half = torch.is_autocast_enabled(images.device.type)
-    return (tuple(images.shape[1:]), images.dtype, images.device, half, kind)
+    arithmetic = (images.dtype, half, precision_of(images))
+    return (tuple(images.shape[1:]), images.device, arithmetic, kind)
 
 
-@dataclass(frozen=True)
-class _Same:
-    """An object as a key: itself, however it compares."""
+def _identity(target: object) -> object:
+    """What tells a target from others: itself, however it compares.
 
-    target: object = field(compare=False)
-    number: int = 0
+    Functions that the same code made again, around the same values, are one. A plan keeps the target that it
+    was made with, and so every object whose number is part of its key.
+    """
+    if isinstance(target, MethodType):
+        return id(target.__self__), _identity(target.__func__)
+    if isinstance(target, partial):
+        given = (*target.args, *target.keywords, *target.keywords.values())
+        return _identity(target.func), len(target.args), tuple(map(_value, given))
+    if isinstance(target, FunctionType):
+        cells = [cell for cell in target.__closure__ or () if cell != CellType()]
+        named = target.__kwdefaults__ or {}
+        given = (*(cell.cell_contents for cell in cells), *(target.__defaults__ or ()), *named.values())
+        return target.__code__, id(target.__globals__), len(cells), tuple(map(_value, given))
+    return id(target)
 
-    def __init__(self, target: object) -> None:
-        object.__setattr__(self, "target", target)
-        object.__setattr__(self, "number", id(target))
+
+def _value(item: object) -> object:
+    """A plain value as a key, by its type too; anything else by being itself."""
+    return (type(item), repr(item)) if isinstance(item, bool | int | float | str | None) else id(item)
 
 
 def _others(call: Call) -> tuple[object, ...]:

@@ -126,7 +126,7 @@ def _relate(name: str, raw: Tensor, base: Tensor, trace: Trace, certificate: Cer
     factor = float((raw * base).sum()) / size if size else 0.0
     largest = float(raw.abs().max())
     difference = float((raw - factor * base).abs().max()) / largest if largest else 0.0
-    same = difference <= tolerance_of(trace.logits.dtype)
+    same = difference <= tolerance_of(trace.precision)
     return Relation(name, factor, difference, same, measure(trace, raw), theorem(name, certificate))
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,8 @@ from attacks.table import (
     model,
     pictures,
     pooled,
+    rounded,
+    within,
 )
 
 TIGHT = 1e-4
@@ -335,11 +336,6 @@ def on_a_tape() -> Tensor:
     return pictures().requires_grad_() * 1.0
 
 
-def within(context: Callable[[], AbstractContextManager[Any]], scene: Scene) -> Any:
-    with context():
-        return scene.explain()
-
-
 add("images_on_a_tape", Kind.CONTROL, "images that depend on something that requires gradients", EXACT,
     images=on_a_tape, tolerance=TIGHT)  # fmt: skip
 for _name, _context in {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.items():
@@ -348,6 +344,9 @@ for _name, _context in {"no_grad": torch.no_grad, "inference_mode": torch.infere
 add("called_under_autocast", Kind.CONTROL, "a call under `autocast` to bfloat16, after one without",
     EXACT, play=Scene.explain, ask=partial(within, partial(torch.autocast, "cpu", torch.bfloat16)),
     tolerance=3e-2)  # fmt: skip
+add("called_with_rounded_factors", Kind.CONTROL,
+    "`torch.set_float32_matmul_precision(\"medium\")`, after a call without", EXACT,
+    play=Scene.explain, ask=partial(within, rounded), tolerance=3e-2)  # fmt: skip
 add("frozen", Kind.CONTROL, "no parameter requires gradients", EXACT,
     build=lambda: Net().requires_grad_(False), tolerance=TIGHT)  # fmt: skip
 add("other_inputs", Kind.CONTROL, "a second input, a number, that stays", EXACT | WEAKER,

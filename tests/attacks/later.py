@@ -23,6 +23,8 @@ from attacks.table import (
     pictures,
     play,
     pooled,
+    rounded,
+    within,
 )
 
 # A softmax is appended; every way to ask notices ----------------------------------------------
@@ -440,6 +442,19 @@ for _name, _dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.item
     )
 
 
+add(
+    "one_class_has_another_gradient_with_rounded_factors",
+    Kind.CHECK,
+    "the same in float32 whose factors are rounded to bfloat16",
+    NONE,
+    build=TwiceTheGradient,
+    target=1,
+    play=another_class_first,
+    ask=partial(within, rounded),
+    tolerance=3e-2,
+)
+
+
 def gated_in_half_precision(net: Net, a: Tensor) -> Tensor:
     with torch.inference_mode():
         gate = 1 + 0.2 * net.soft(pooled(a))
@@ -453,6 +468,17 @@ add(
     WEAKER,
     build=lambda: Net(gated_in_half_precision).bfloat16(),
     images=lambda: pictures().bfloat16(),
+    tolerance=1e-2,
+)
+
+
+add(
+    "gate_with_rounded_factors",
+    Kind.CHECK,
+    "the same gate in float32 whose factors are rounded to bfloat16",
+    WEAKER,
+    build=lambda: Net(gated_in_half_precision),
+    ask=partial(within, rounded),
     tolerance=1e-2,
 )
 

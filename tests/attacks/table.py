@@ -1,6 +1,7 @@
 """One row of the table of attacks: a model or a sequence of calls, and which verdicts are right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Flag, StrEnum, auto
 from functools import partial
@@ -121,6 +122,22 @@ class Scene:
 
     def explain(self) -> Any:
         return self.explainer(self.images, target=self.target)
+
+
+def within(context: Callable[[], AbstractContextManager[Any]], scene: Scene) -> Any:
+    """Ask inside a block."""
+    with context():
+        return scene.explain()
+
+
+@contextmanager
+def rounded() -> Iterator[None]:
+    """Factors of float32 products in bfloat16, on processors that can."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def nothing(*_: Any) -> list[str]:

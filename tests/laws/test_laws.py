@@ -104,6 +104,7 @@ def fake_trace(gradients: Tensor, activations: Tensor) -> Trace:
         regrade=lambda changed: gradients,
         head_replayed=True,
         held=False,
+        precision=gradients.dtype,
         images=activations.sinh(),
         score_images=lambda many: score(many.asinh()),
         retrace=lambda images: fake_trace(gradients, images.asinh()),

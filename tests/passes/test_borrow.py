@@ -1,6 +1,7 @@
 """Wrappers, modes, grad modes and calls: what goes in is checked, what is lent comes back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -263,6 +264,15 @@ def test_an_error_of_the_model_is_told_with_the_shapes_that_went_in(kind: type[E
         "Check that model(images) runs by itself with these images"
     )
     assert isinstance(caught.value.__cause__, kind)
+
+
+def test_images_on_another_device_than_the_model() -> None:
+    made = as_call(images(1, dtype=torch.float32))
+    away = replace(made, inputs=torch.zeros(1, 2, 8, 8, device="meta"))
+    with pytest.raises(ModelError, match=r"Images on meta, the model on cpu: use images.to\('cpu'\)$"):
+        away.run(Fails(RuntimeError("no"), nn.Linear(1, 1)))
+    with pytest.raises(ModelError, match="Check that"):  # nowhere
+        away.run(Fails(RuntimeError("no"), nn.Identity()))
 
 
 @pytest.mark.parametrize("conv", [nn.Conv1d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.Conv3d(1, 1, 1)])

@@ -127,6 +127,30 @@ def test_what_is_written_by_out_starts_afresh_too() -> None:
     assert torch.equal(box, 2 * LEAF)
 
 
+def by_name(x: Tensor) -> Tensor:
+    z = torch.clamp_(min=-0.5, input=x * 1)
+    return torch.relu_(input=z) + nn.init.ones_(tensor=torch.empty(4, dtype=torch.float64))
+
+
+def initialised(x: Tensor) -> Tensor:
+    w = torch.empty(4, 4, dtype=torch.float64)
+    return x @ (nn.init.eye_(w) + nn.init.constant_(torch.empty_like(w), 2.0))
+
+
+def two_outs(x: Tensor) -> Tensor:
+    values, places = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    torch.max(x.detach(), 1, out=(values, places))
+    return x + values[:, None] + places[:, None]
+
+
+@pytest.mark.parametrize("function", [by_name, initialised, two_outs])
+def test_what_is_written_to_may_have_a_name_and_be_several(function: Callable[[Tensor], Tensor]) -> None:
+    head = record(function)
+    for _ in range(2):
+        assert torch.equal(head.run(LEAF), function(LEAF))
+        assert torch.equal(head.run(OTHER), function(OTHER))
+
+
 def test_gradients_flow_through_the_list() -> None:
     head, leaf = record(lambda x: add_half(x).relu_() @ WEIGHT), OTHER.clone().requires_grad_()
     (got,) = torch.autograd.grad(head.run(leaf).sum(), leaf)
@@ -182,6 +206,23 @@ def test_before_the_end_it_is_not_replayable() -> None:
 
 
 # Many at once ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "convolves"),
+    [
+        (lambda x: x @ WEIGHT, False),
+        (lambda x: F.linear(x, WEIGHT.T).relu(), False),
+        (lambda x: F.conv1d(x[:, None], WEIGHT.T[:, None, :2]).flatten(1), True),
+        (
+            lambda x: nn.Conv2d(4, 2, 1).double()(x[:, :, None, None]).flatten(1) @ torch.ones(2, 1).double(),
+            True,
+        ),
+        (lambda x: x * float(x.sum()), True),  # a list that does not show all there is
+    ],
+)
+def test_whether_there_are_convolutions(function: Callable[[Tensor], Tensor], convolves: bool) -> None:
+    assert record(function).convolves is convolves
 
 
 def test_many_are_run_together_where_every_op_allows_it() -> None:

@@ -32,8 +32,8 @@ def linear(batch: int = 2, count: int = 2, space: tuple[int, ...] = (3, 4)) -> t
         activations=activations, gradients=gradients, score=score(activations[None])[0],
         index=torch.zeros(batch, count, dtype=torch.int64), logits=activations.new_zeros(batch, 5),
         layout=Layout(1, space, space), output=activations, rescore=score, regrade=lambda x: gradients,
-        head_replayed=True, held=False, images=nothing, score_images=lambda x: x, retrace=lambda x: traced,
-        curvature=lambda x: x,
+        head_replayed=True, held=False, precision=torch.float64, images=nothing, score_images=lambda x: x,
+        retrace=lambda x: traced, curvature=lambda x: x,
     )  # fmt: skip
     return traced, rule(traced)
 
@@ -138,7 +138,7 @@ def test_tolerances_are_stated() -> None:
 
 
 def in_dtype(traced: Trace, dtype: torch.dtype) -> Trace:
-    return replace(traced, logits=traced.logits.to(dtype))
+    return replace(traced, precision=dtype)
 
 
 def bound(allowed: Callable[[float], float]) -> float:

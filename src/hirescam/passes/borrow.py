@@ -212,6 +212,10 @@ class Call:
         conv = next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
         if conv is not None and len(conv.kernel_size) + 1 == len(shape):
             return f"{text}. It wants a batch (b, c, *space): use images.unsqueeze(0) for one image"
+        device, devices = str(self.images.device), {str(value.device) for value in model.parameters()}
+        if devices and device not in devices:
+            where = " and ".join(sorted(devices))
+            return f"{text}. Images on {device}, the model on {where}: use images.to({min(devices)!r})"
         return f"{text}. Check that model(images) runs by itself with these images"
 
 

@@ -16,7 +16,7 @@ from torch._C import _functorch
 from torch.utils import _pytree as pytree
 
 from hirescam.passes.provenance import tensors_in
-from hirescam.passes.watch import Watch, mutates
+from hirescam.passes.watch import Watch, mutates, target_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Head:
         self._alive: list[Tensor] = [leaf]
         self._steps: list[_Step] = []
         self._result: int | None = None
-        self._opaque = False
+        self._opaque = self._convolves = False
         self._finished = False
 
     @property
@@ -50,21 +50,27 @@ class Head:
         lost = self._opaque or self._watch.unlisted or any(event.lost for event in self._watch.events)
         return self._result is not None and not lost
 
+    @property
+    def convolves(self) -> bool:
+        """Whether there are convolutions among the calls, as far as calls show what runs."""
+        return self._convolves or not self.replayable
+
     def call(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function and note it."""
         if self._finished:
             return self._watch.function(name, func, args, kwargs)
         unknown = [tensor for tensor in tensors_in((args, kwargs)) if id(tensor) not in self._slots]
         strange = any(map(self._watch.provenance.depends, unknown))
-        if mutates(name, kwargs):
-            self._own(args[0] if kwargs.get("out") is None else kwargs["out"])
+        written = tensors_in(target_of(args, kwargs)) if mutates(name, kwargs) else []
+        for tensor in written:
+            self._own(tensor)
+        self._convolves |= "conv" in name
         stored = pytree.tree_map(self._store, (args, kwargs))
         result = self._watch.function(name, func, args, kwargs)
         outputs = tensors_in(result)
         if outputs or mutates(name, kwargs):
             self._opaque |= strange
-            changed = [args[0]] if mutates(name, kwargs) and kwargs.get("out") is None else []
-            for tensor in [*outputs, *changed]:
+            for tensor in [*outputs, *written]:
                 self._note(tensor)
             slots = tuple((i, self._slots[id(tensor)]) for i, tensor in enumerate(outputs))
             self._steps.append(_Step(func, stored[0], stored[1], slots))
@@ -96,9 +102,9 @@ class Head:
             return _Slot(self._slots[id(item)])
         return item
 
-    def _own(self, target: Any) -> None:
+    def _own(self, target: Tensor) -> None:
         """Before something from outside is written into, take a copy that every run starts from."""
-        if isinstance(target, Tensor) and id(target) not in self._slots:
+        if id(target) not in self._slots:
             original = target.detach().clone()
             self._note(target)
             self._steps.append(_Step(torch.clone, (original,), {}, ((0, self._slots[id(target)]),)))

@@ -18,6 +18,7 @@ from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import Cut, Site, run_from
 from hirescam.passes.head import batched, chunks
 from hirescam.passes.layout import Layout, infer
+from hirescam.passes.precision import precision_of
 from hirescam.passes.taps import Tap
 from hirescam.passes.targets import Target
 
@@ -43,6 +44,8 @@ class Trace:
         regrade: maps other activations ``(b, k, *space)`` to the gradients there ``(b, t, k, *space)``.
         head_replayed: whether ``rescore`` runs the head alone; otherwise it runs the whole network.
         held: whether the divisors of normalisers were held.
+        precision: the dtype that rounds like the arithmetic of the head; its factors may be rounded more than
+            its tensors are.
         images: ``(b, c, *image space)``, what went in.
         score_images: maps other images ``(n, b, c, *image space)`` to scores ``(n, b, t)`` by running the
             whole network without a graph.
@@ -62,6 +65,7 @@ class Trace:
     regrade: Callable[[Tensor], Tensor]
     head_replayed: bool
     held: bool
+    precision: torch.dtype
     images: Tensor
     score_images: Callable[[Tensor], Tensor]
     retrace: Callable[[Tensor], "Trace"]
@@ -88,8 +92,8 @@ class Pass:
     """A finished forward pass, from which traces of some of its scores can be taken.
 
     Its fields are what the pass was (``site``, ``call``, ``wish``) and what it left: ``cut`` with the layer's
-    output as a leaf and the list of calls after it, the target settled for this batch, and ``logits`` and
-    ``score``, on the tape of the head.
+    output as a leaf and the list of calls after it, the target settled for this batch, ``logits`` and
+    ``score``, on the tape of the head, and the ``precision`` of the head's arithmetic.
     """
 
     site: Site
@@ -100,6 +104,7 @@ class Pass:
     layout: Layout
     logits: Tensor
     score: Tensor
+    precision: torch.dtype
 
     def trace(self, scores: slice = slice(None)) -> Trace:
         """Take the gradients of some scores, by a backward pass through the head alone."""
@@ -115,6 +120,7 @@ class Pass:
             regrade=lambda activations: self._regrade(scores, activations),
             head_replayed=self.cut.head.replayable,
             held=self.wish.hold,
+            precision=self.precision,
             images=self.call.images.detach(),
             score_images=lambda images: self._score_images(images)[..., scores],
             retrace=lambda images: self._again(images).trace(scores),
@@ -248,7 +254,8 @@ def forward(site: Site, call: Call, wish: Wish = Wish()) -> Pass:
             raise LayerError(_disconnected(site.tap))
         cut.watch.finish(score if callable(wish.target) else logits)
     layout = _layout(cut.leaf, call.images, site)
-    return Pass(site, call, wish, cut, bound, layout, logits, score)
+    precision = precision_of(cut.leaf, logits, convolves=cut.head.convolves)
+    return Pass(site, call, wish, cut, bound, layout, logits, score, precision)
 
 
 def _report(site: Site, done: int, total: int) -> None:

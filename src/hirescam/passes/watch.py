@@ -182,4 +182,12 @@ def mutates(name: str, kwargs: dict[str, Any]) -> bool:
     return in_place or name in _SETS or kwargs.get("out") is not None
 
 
+def target_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a function that `mutates` writes into: ``out``, or its first argument, which may have a name."""
+    if kwargs.get("out") is not None:
+        return kwargs["out"]
+    named = (kwargs[name] for name in ("input", "self", "tensor") if name in kwargs)
+    return args[0] if args else next(named, None)
+
+
 _SETS = frozenset({"__setitem__", "data =", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"})

@@ -14,6 +14,7 @@ from torch import Tensor
 from hirescam.errors import HirescamError
 from hirescam.passes.borrow import Call, session
 from hirescam.passes.cut import Site
+from hirescam.passes.precision import is_half, precision_of
 from hirescam.passes.targets import Finer, Target, is_class_target, is_indexed
 from hirescam.passes.trace import Pass, Trace, Wish, forward
 from hirescam.proof.certificate import Certificate, Verdict, advice_of, reason_of
@@ -144,7 +145,7 @@ def _is_vague(finished: Pass, graded: Grade, laws: Laws, doubt: str) -> bool:
     """Whether what was measured may be the error of the arithmetic."""
     if graded.affine:
         return not doubt and max(laws.completeness_error, laws.location_error) > _ROUNDED
-    return bool(doubt) and finished.logits.dtype in (torch.bfloat16, torch.float16)
+    return bool(doubt) and is_half(finished.precision)
 
 
 def _in_double(finished: Pass, graded: Grade, laws: Laws, doubt: str) -> tuple[Laws, str, str]:
@@ -153,15 +154,23 @@ def _in_double(finished: Pass, graded: Grade, laws: Laws, doubt: str) -> tuple[L
     Returns:
         The laws, what limits them, and a doubt.
     """
-    dtype = str(finished.logits.dtype).removeprefix("torch.")
-    if finished.logits.dtype is torch.float64:
-        return laws, dtype, doubt
+    limit = _named(finished)
+    if finished.precision is torch.float64:
+        return laws, limit, doubt
     try:
         double = _double(finished)
         _, findings, found = _asked(double, double.trace(), graded)
     except (HirescamError, RuntimeError, TypeError, ValueError, AttributeError):
-        return laws, dtype, doubt  # it cannot be copied, or does not run in float64
-    return (laws, dtype, doubt) if findings is None else (findings.laws, "", found)
+        return laws, limit, doubt  # it cannot be copied, or does not run in float64
+    return (laws, limit, doubt) if findings is None else (findings.laws, "", found)
+
+
+def _named(finished: Pass) -> str:
+    """The arithmetic of the head, such as ``"float32"``."""
+    own, rounds_like = (
+        str(dtype).removeprefix("torch.") for dtype in (finished.logits.dtype, finished.precision)
+    )
+    return own if own == rounds_like else f"{own} with factors rounded like {rounds_like}"
 
 
 def _double(finished: Pass) -> Pass:
@@ -189,4 +198,4 @@ def _constant(finished: Pass, graded: Grade, target: Target) -> str:
 
 def _same(first: Tensor, second: Tensor) -> bool:
     scale = first.abs().max().clamp_min(_TINY)
-    return bool((first - second).abs().max() <= tolerance_of(first.dtype) * scale)
+    return bool((first - second).abs().max() <= tolerance_of(precision_of(first)) * scale)

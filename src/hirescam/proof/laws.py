@@ -109,8 +109,8 @@ def judged(trace: Trace, raw: Map, nothing: Tensor, without: Tensor, removed: Te
     lost = (score - without).movedim(0, -1)
     wrong = (lost - flat.gather(2, picked)).abs().amax(-1)
     largest = flat.abs().amax(-1)
-    tolerance = tolerance_of(trace.logits.dtype)
-    rounding = rounding_of(trace.logits.dtype) * torch.maximum(without.abs().amax(0), nothing.abs())
+    tolerance = tolerance_of(trace.precision)
+    rounding = rounding_of(trace.precision) * torch.maximum(without.abs().amax(0), nothing.abs())
     return Laws(
         completeness_error=float((missing / total.abs().clamp_min(_TINY)).max()),
         location_error=float((wrong / largest.clamp_min(_TINY)).max()),

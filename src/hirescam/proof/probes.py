@@ -108,7 +108,7 @@ def ask(finished: Pass, traced: Trace, raw: Map, *, affine: bool, apart: bool = 
     if affine:
         asked |= {"mixed": _mixed(activations, 0), "larger": _LARGER * _mixed(activations, 1)}
     else:
-        asked |= _steps(traced, _step_of(traced.logits.dtype))
+        asked |= _steps(traced, _step_of(traced.precision))
     # Other images come first, where a model looks that reads one image for all, and with activations that are
     # zero nowhere, so that nothing they are multiplied by is lost.
     strangers = tuple(asked)[:2]
@@ -141,7 +141,7 @@ def find(answers: Answers, finished: Pass, traced: Trace, raw: Map) -> Findings:
     else:
         gradient = _near(answers, traced, scores)
         apart = "held" in answers.questions
-        if gradient > _WRONG_GRADIENT and apart and traced.logits.dtype in _SMALLER:
+        if gradient > _WRONG_GRADIENT and apart and traced.precision in _SMALLER:
             gradient = _nearer(finished, traced)
     bypass = _moved(answers, traced)
     doubts = _doubts(traced, laws, bypass, affinity, gradient, affine)
@@ -158,7 +158,7 @@ def wrong_class(answers: Answers, jacobian: Tensor, classes: list[int], finished
         finished: the pass.
     """
     logits = widen(finished.logits.detach())[0, classes]
-    dtype = finished.logits.dtype
+    dtype = finished.precision
     activations = finished.activations.detach()
     if "mixed" in answers.questions:
         questions = ("mixed", "nothing")
@@ -184,7 +184,7 @@ def wrong_target(answers: Answers, finished: Pass, target: Target) -> bool:
     traced = asked.trace()
     with session(grad=False):
         findings = find(answers, asked, traced, hirescam_rule(traced))
-    return findings.affinity > tolerance_of(asked.logits.dtype) or findings.gradient > _WRONG_GRADIENT
+    return findings.affinity > tolerance_of(asked.precision) or findings.gradient > _WRONG_GRADIENT
 
 
 def _run(finished: Pass, many: Tensor, images: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ def _far(answers: Answers, traced: Trace, question: str, scores: dict[str, Tenso
     gap = scores[question] - traced.score
     size = products.norm(dim=2) + traced.score.abs() + scores[question].abs()
     wrong = (products.sum(2) - gap).abs()
-    dtype = traced.logits.dtype
+    dtype = traced.precision
     excess = wrong - rounding_of(dtype) * size
     relative = (excess.clamp_min(0) / gap.abs().clamp_min(_TINY)).max()
     return float(relative) if bool(wrong.isfinite().all()) else float("inf")
@@ -259,7 +259,7 @@ def _near(answers: Answers, traced: Trace, scores: dict[str, Tensor]) -> float:
         products = (traced.gradients * step).flatten(2).sum(2)
         gap = scores[question] - traced.score
         found = _strays(
-            products, gap, traced.gradients.flatten(2), step.flatten(2), traced.score, traced.logits.dtype
+            products, gap, traced.gradients.flatten(2), step.flatten(2), traced.score, traced.precision
         )
         worst = max(worst, float(found.max()))
     return worst * _WRONG_GRADIENT
@@ -267,7 +267,7 @@ def _near(answers: Answers, traced: Trace, scores: dict[str, Tensor]) -> float:
 
 def _nearer(finished: Pass, traced: Trace) -> float:
     """The same with smaller steps, which cross next to no kink."""
-    steps = _steps(traced, _SMALLER[traced.logits.dtype])
+    steps = _steps(traced, _SMALLER[traced.precision])
     many = torch.stack(list(steps.values()))
     images = finished.call.images.detach()
     logits = widen(_run(finished, many, images.expand(len(many), *images.shape)))
@@ -319,7 +319,7 @@ def _company(answers: Answers, traced: Trace) -> tuple[str, ...]:
 
 def _allowed(answers: Answers, traced: Trace) -> Tensor:
     """How far logits may be apart where only rounding tells them apart."""
-    logits, dtype = widen(traced.logits), traced.logits.dtype
+    logits, dtype = widen(traced.logits), traced.precision
     largest = (logits - answers.of("nothing")).abs().max()
     return tolerance_of(dtype) * largest + rounding_of(dtype) * logits.abs().max()
 
@@ -330,7 +330,7 @@ def _doubts(
     found = []
     if bypass:
         found.append("the score changes with the image although this layer's output is held")
-    if affine and not affinity <= tolerance_of(traced.logits.dtype):
+    if affine and not affinity <= tolerance_of(traced.precision):
         found.append(f"a probe finds the head not affine (error {affinity:.1e}) although its graph is")
     if affine and not laws.hold:
         worst = max(laws.completeness_error, laws.location_error)
