@@ -56,6 +56,12 @@ class Doubt:
     images: tuple[int, ...] = ()
     label: int | None = None
 
+    def __str__(self) -> str:
+        """The reason, as certificates give it."""
+        if self.label is not None:
+            return f"the gradient of class {self.label} is not what the model does"
+        return f"it does not account for the score of images[{self.images[0]}]"
+
 
 class ClosedForm:
     """Computes HiResCAM maps of one exact head; keeps its Jacobian up to a bound of memory.

@@ -132,7 +132,7 @@ class Explainer:
         Args:
             images: float tensor ``(b, c, *space)``, preprocessed; or a tuple or dict of the model's inputs.
             target: what to explain; None is the predicted class of each image. A function of the output is
-                certified when it is first seen, so define it once, not at every call.
+                certified when it is first seen; the same code around the same values is the same function.
             rule: name of a rule, see `hirescam.rules`, or a rule with options of your own,
                 ``hirescam.rules()["scorecam"].configure({...})``.
             differentiable: keep the graph, so that the maps can stand in a loss.
@@ -227,8 +227,8 @@ class Explainer:
             answer = plan.closed_form.maps(*self._look(call, plan), target)
             if not isinstance(answer, Doubt):
                 return plan, answer
-            if doubted and answer.images:
-                plan.weaken(f"it does not account for the score of images[{answer.images[0]}]")
+            if doubted:
+                plan.weaken(str(answer))
             else:
                 plan = self._planner.resolve(plan, answer, call, target)
         return plan, None
@@ -243,18 +243,31 @@ class Explainer:
 
     def _by_gradient(self, call: Call, plan: Plan, wish: Wish, made: Pass | None = None) -> tuple[Plan, Pass]:
         """A pass with the head on the tape, and the plan that stands after what was seen in it."""
-        for _ in range(2):  # with the plan that there is, and with one made for these images
+        about, why = wish.target, ""
+        for again in (False, True):  # with the plan that there is, and with one made for what gave a doubt
+            if again:
+                plan, made = self._planner.again(call, about), None
             guarantee = plan.certificate.guarantee
             wanted = replace(wish, hold=wish.hold and guarantee is Guarantee.CONDITIONAL)
             finished = self._pass(plan, call, wanted, made)
-            if guarantee is Guarantee.NONE or (
-                upheld(finished, guarantee) and self._same_alone(plan, call, finished)
-            ):
-                self._planner.verified(plan, finished)
+            about, why = self._doubt(plan, call, finished)
+            if not why:
                 return plan, finished
-            plan, made = self._planner.again(call, wish.target), None
-        plan.weaken("what comes after the layer changes from call to call, or from image to image")
+        plan.weaken(why)
         return plan, self._pass(plan, call, replace(wish, hold=False), None)
+
+    def _doubt(self, plan: Plan, call: Call, finished: Pass) -> tuple[Target, str]:
+        """What a plan should be about instead, and why; ``""`` where what it promises is true of a pass."""
+        guarantee, target = plan.certificate.guarantee, finished.wish.target
+        if guarantee is Guarantee.NONE:
+            return target, ""
+        if not (upheld(finished, guarantee) and self._same_alone(plan, call, finished)):
+            return target, "what comes after the layer changes from call to call, or from image to image"
+        wrong = self._planner.doubtful(plan, finished)
+        if wrong is None:
+            return target, ""
+        named = f"class {wrong}" if isinstance(wrong, int) else str(wrong)
+        return wrong, f"the gradient of {named} is not what the model does"
 
     def _pass(self, plan: Plan, call: Call, wish: Wish, made: Pass | None) -> Pass:
         certified = plan.certified.finished

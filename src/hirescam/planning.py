@@ -148,10 +148,9 @@ class Planner:
             return plan
 
     def resolve(self, plan: Plan, doubt: Doubt, call: Call, target: Target) -> Plan:
-        """Another plan, after the closed form of one had a doubt."""
+        """Another plan, after the closed form of one had a doubt: about those images, or that class."""
         if doubt.label is not None:
-            plan.weaken(f"the gradient of class {doubt.label} is not what the model does")
-            return plan
+            return self.again(call, doubt.label)
         images = list(doubt.images[:CERTIFIED_IMAGES])
         whole = _of_images(target, len(call.images), images)
         try:
@@ -163,11 +162,15 @@ class Planner:
             self.plans[_key(call, target)] = made
         return made
 
-    def verified(self, plan: Plan, finished: Pass) -> bool:
-        """Hold the gradients of a pass against what the model answered; a plan with a doubt is weakened."""
+    def doubtful(self, plan: Plan, finished: Pass) -> Target:
+        """Hold the gradients of a pass against what the model answered once.
+
+        Returns:
+            A class or a target whose gradient is another; None where there is none, or nothing was promised.
+        """
         answers, label = plan.certified.answers, None
         if plan.certificate.guarantee is Guarantee.NONE or answers is None:
-            return True
+            return None
         target = finished.wish.target
         if is_indexed(target):
             wanted = set(finished.bound.index.unique().tolist()) - plan.checked
@@ -176,13 +179,11 @@ class Planner:
             if classes:
                 label = wrong_class(answers, certified.jacobian(classes), classes, certified)
             plan.checked |= wanted
-            if label is not None and self._contradicted(plan, label):
-                plan.weaken(f"the gradient of class {label} is not what the model does")
-        elif is_class_target(target) and not isinstance(target, Region) and target not in plan.checked:
+            return label if label is not None and self._contradicted(plan, label) else None
+        if is_class_target(target) and not isinstance(target, Region) and target not in plan.checked:
             plan.checked.add(target)
-            if wrong_target(answers, plan.certified.finished, target):
-                plan.weaken(f"the gradient of {target} is not what the model does")
-        return str(plan.certificate.guarantee) != Guarantee.NONE
+            return target if wrong_target(answers, plan.certified.finished, target) else None
+        return None
 
     def _contradicted(self, plan: Plan, label: int) -> bool:
         """Whether a suspicious class, asked about by itself and with smaller steps, stays suspicious."""

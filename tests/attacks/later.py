@@ -267,6 +267,16 @@ def weights_through_data(scene: Scene) -> None:
     scene.model.fc.weight.data.neg_()
 
 
+def another_class_and_then_weights(scene: Scene) -> None:
+    scene.explainer(scene.images, target=0)
+    scene.model.fc.weight.data.neg_()
+
+
+add("weights_through_data_and_another_class", Kind.LATER,
+    "weights are changed through `.data`, and another class is asked for", EXACT,
+    play=another_class_and_then_weights, target=1)  # fmt: skip
+
+
 @row("weights are loaded from a state dict", EXACT)
 def weights_loaded(scene: Scene) -> None:
     scene.model.load_state_dict({name: -one for name, one in scene.model.state_dict().items()})
