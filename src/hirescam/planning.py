@@ -18,9 +18,10 @@ from torch.utils import _pytree as pytree
 from hirescam.closed_form import ClosedForm, Doubt
 from hirescam.compiled import Compiled
 from hirescam.errors import LayerError, ModelError
-from hirescam.passes.borrow import Call, check_model, same_random_numbers
+from hirescam.passes.borrow import Call, check_model
 from hirescam.passes.cut import Site
 from hirescam.passes.precision import is_half, precision_of
+from hirescam.passes.randomness import same_random_numbers
 from hirescam.passes.restore import Place, restored, unchanged
 from hirescam.passes.state import Ends, State
 from hirescam.passes.taps import Tap

@@ -1,13 +1,15 @@
 """A model comes back as it was, whatever its forward pass writes to."""
 
+import random
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hirescam.passes.restore import Contents, Slot, Written, restored, unchanged
+from hirescam.passes.restore import Contents, Drawn, Slot, Written, restored, unchanged
 
 
 class Keeps(nn.Module):
@@ -171,6 +173,11 @@ def test_alike_is_not_the_same_place() -> None:
     assert Written(tensor) == Written(tensor)
     assert hash(Written(tensor)) == hash(Written(tensor))
     assert Written(tensor) != Written(torch.ones(2))
+    dice, others = (Drawn(random.Random(1), tuple, list) for _ in range(2))
+    assert dice == replace(dice, read=list)
+    assert hash(dice) == hash(replace(dice, read=list))
+    assert dice != others
+    assert dice != Contents(numbers)
 
 
 def test_a_view_that_something_refers_to_weakly_still_gets_its_values_back() -> None:
@@ -219,6 +226,23 @@ def test_a_list_in_itself_has_an_end() -> None:
     with unchanged(model):
         model[0].listed.append(1)
     assert len(model[0].listed) == len(before)
+
+
+def test_what_is_in_a_tuple_comes_back() -> None:
+    model, generator = nn.Sequential(Keeps()), torch.Generator().manual_seed(1)
+    model[0].pair = (torch.ones(2), ({}, generator))
+    state = generator.get_state()
+    with unchanged(model) as places:
+        model[0].pair[0].zero_()
+        model[0].pair[1][0]["a"] = 1
+        torch.rand(1, generator=generator)
+    assert len(places) == 3
+    assert model[0].pair[0].tolist() == [1, 1]
+    assert model[0].pair[1][0] == {}
+    assert torch.equal(generator.get_state(), state)
+    with restored(places):
+        torch.rand(1, generator=generator)
+    assert torch.equal(generator.get_state(), state)
 
 
 def test_containers_in_containers_come_back() -> None:

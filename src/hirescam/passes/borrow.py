@@ -101,20 +101,6 @@ def session(*, grad: bool) -> Iterator[None]:
 
 
 @contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Give torch's random number generators back as they are."""
-    kept = torch.get_rng_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    others = [torch.cuda.get_rng_state(device) for device in devices]
-    try:
-        yield
-    finally:
-        torch.set_rng_state(kept)
-        for device, state in zip(devices, others, strict=True):
-            torch.cuda.set_rng_state(state, device)
-
-
-@contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Let compiled parts of the model run as plain Python, so that observers see into them."""
     if any(part._compiled_call_impl or "_orig_mod" in part._modules for part in parts(model)):

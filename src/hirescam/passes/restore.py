@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hirescam.passes import randomness
 from hirescam.passes.borrow import parts, version_of
 
 _DEEPEST = 3  # containers in containers, such as a dict of lists
@@ -105,7 +106,34 @@ class Written:
         return give_back
 
 
-Place = Slot | Contents | Written
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The state of a random number generator of the model's own."""
+
+    generator: object
+    read: Callable[[], Any]
+    put: Callable[[Any], Any]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Drawn) and self.generator is other.generator
+
+    def __hash__(self) -> int:
+        return id(self.generator)
+
+    def keep(self) -> GiveBack:
+        """Keep the generator's state."""
+        old = self.read()
+
+        def give_back() -> bool:
+            if randomness.same(old, self.read()):
+                return False
+            self.put(old)
+            return True
+
+        return give_back
+
+
+Place = Slot | Contents | Written | Drawn
 """Something that a forward pass can write to."""
 
 
@@ -121,14 +149,15 @@ def unchanged(model: nn.Module) -> Iterator[list[Place]]:
     dicts: list[dict[Any, Any]] = [
         owner for module in modules for owner in (module.__dict__, module._buffers)
     ]
-    lists: list[list[Any]] = []
+    rows: list[list[Any] | tuple[Any, ...]] = []
     for module in modules:
-        _collect([value for name, value in module.__dict__.items() if name not in _INTERNAL], dicts, lists)
+        _collect([value for name, value in module.__dict__.items() if name not in _INTERNAL], dicts, rows)
     before = [dict(owner) for owner in dicts]
-    contents = [Contents(owner) for owner in lists]
-    held = {id(item): item for values in (*map(dict.values, before), *lists) for item in values}
+    contents = [Contents(owner) for owner in rows if isinstance(owner, list)]
+    held = {id(item): item for values in (*map(dict.values, before), *rows) for item in values}
     written = [Written(item) for item in held.values() if isinstance(item, Tensor) and _comparable(item)]
-    places: list[Place] = [*contents, *written]
+    drawn = [Drawn(item, *access) for item in held.values() if (access := randomness.access(item))]
+    places: list[Place] = [*contents, *written, *drawn]
     kept = [(place, place.keep()) for place in places]
     found: list[Place] = []
     try:
@@ -152,17 +181,20 @@ def restored(places: Sequence[Place]) -> Iterator[None]:
 
 
 def _collect(
-    values: Iterable[object], dicts: list[dict[Any, Any]], lists: list[list[Any]], depth: int = _DEEPEST
+    values: Iterable[object],
+    dicts: list[dict[Any, Any]],
+    rows: list[list[Any] | tuple[Any, ...]],
+    depth: int = _DEEPEST,
 ) -> None:
-    """Find the dicts and lists among some values, and in them."""
+    """Find the dicts, lists and tuples among some values, and in them."""
     for value in values:
         if not isinstance(value, dict | list | tuple) or len(value) > _LONGEST or not depth:
             continue
         if isinstance(value, dict):
             dicts.append(value)
-        elif isinstance(value, list):
-            lists.append(value)
-        _collect(value.values() if isinstance(value, dict) else value, dicts, lists, depth - 1)
+        else:
+            rows.append(value)
+        _collect(value.values() if isinstance(value, dict) else value, dicts, rows, depth - 1)
 
 
 def _is(one: object, other: object) -> bool:
