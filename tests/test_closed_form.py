@@ -395,6 +395,12 @@ def test_another_size_of_layer_is_a_doubt_about_every_image() -> None:
     assert asked(form, model, other, 1) == Doubt((0, 1, 2))
 
 
+def test_doubts_in_words() -> None:
+    assert str(Doubt((4, 1))) == "it does not account for the score of images[4]"
+    assert str(Doubt(label=3)) == "the gradient of class 3 is not what the model does"
+    assert str(Doubt(label=0)) == "the gradient of class 0 is not what the model does"
+
+
 def test_scores_must_be_finite() -> None:
     model, x = ready(FlattenNet()), images(2)
     form, _ = made(model, x)

@@ -334,8 +334,9 @@ def test_a_list_is_called_like_a_tuple() -> None:
 
 
 def test_one_image_has_its_own_part_of_the_other_inputs() -> None:
-    x, row, table = torch.rand(3, 2, 4, 4), torch.rand(3, 5), torch.rand(4, 3)
-    made = as_call({"image": x, "more": [row, table, torch.tensor(2.0)], "name": "n"}).alone(1)
+    x, row, table, ages = torch.rand(3, 2, 4, 4), torch.rand(3, 5), torch.rand(4, 3), torch.rand(3)
+    made = as_call({"image": x, "more": [row, table, torch.tensor(2.0), ages], "name": "n"}).alone(1)
+    assert torch.equal(made.inputs["more"][3], ages[1:2])
     assert torch.equal(made.images, x[1:2])
     assert torch.equal(made.inputs["more"][0], row[1:2])
     assert torch.equal(made.inputs["more"][1], table)

@@ -348,3 +348,14 @@ NAMES = [
 @pytest.mark.parametrize(("name", "kwargs", "expected"), NAMES, ids=range(len(NAMES)))
 def test_names_of_writes(name: str, kwargs: dict[str, Any], expected: bool) -> None:
     assert watching.mutates(name, kwargs) is expected
+
+
+def test_what_is_written_into() -> None:
+    first, second, out = object(), object(), object()
+    assert watching.target_of((first, second), {}) is first
+    assert watching.target_of((first, second), {"other": out}) is first
+    assert watching.target_of((first, second), {"out": None}) is first
+    assert watching.target_of((first, second), {"out": out}) is out
+    for name in ("input", "self", "tensor"):
+        assert watching.target_of((), {"min": 0, name: first}) is first
+    assert watching.target_of((), {"unknown": first}) is None

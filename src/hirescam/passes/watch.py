@@ -75,7 +75,7 @@ class Watch:
             args = tuple(item.detach() if isinstance(item, Tensor) else item for item in args)
         dependent = [tensor for tensor in inputs if self.provenance.depends(tensor)]
         wanted = self._grad or bool(dependent)
-        changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
+        changed = tensors_in(target_of(args, kwargs)) if mutates(name, kwargs) else []
         _allow_writes([*dependent, *changed])
         with self._saved_as_usual():
             if wanted and kwargs.get("out") is None:  # which autograd refuses

@@ -26,7 +26,7 @@ from hirescam.passes.state import State
 from hirescam.passes.taps import Place, Tap
 from hirescam.passes.targets import OutputSelector, Target
 from hirescam.passes.trace import Pass
-from hirescam.passes.watch import Origin, Watch, mutates
+from hirescam.passes.watch import Origin, Watch, mutates, target_of
 from hirescam.proof.grade import Grade, grade
 from hirescam.proof.ops import Kind, Op, kind_of, readable
 
@@ -204,7 +204,7 @@ class _Reader:
         self._since[tap.module, tap.function] += 1
         args, kwargs = self.watch.plain(args, kwargs)
         result = self.watch.function(name, func, args, kwargs)
-        changed = tensors_in(args[:1]) if mutates(name, kwargs) else []
+        changed = tensors_in(target_of(args, kwargs)) if mutates(name, kwargs) else []
         self._see(tap, [*tensors_in(result), *changed][:1], self._place(tap))
         return result
 
