@@ -290,7 +290,7 @@ def traced_at(logits: torch.dtype = torch.float64, **tensors: Tensor) -> Any:
     """A trace of one image, one score and four locations whose gradient is one everywhere."""
     ones = torch.ones(1, 1, 1, 4, dtype=torch.float64)
     base = {"gradients": ones, "activations": 0 * ones[:, 0], "score": torch.zeros(1, 1).double()}
-    return SimpleNamespace(**(base | tensors), logits=torch.zeros(1, 1, dtype=logits))
+    return SimpleNamespace(**(base | tensors), precision=logits)
 
 
 def answers_of(steps: dict[str, Tensor], logits: dict[str, float] | None = None) -> Answers:
@@ -671,7 +671,9 @@ def test_a_class_may_be_as_wrong_as_rounding_makes_it(dtype: torch.dtype, wrong:
     """Products of size √11 add up to three, and the logit goes from ten to thirteen."""
     jacobian, step = torch.ones(1, 1, 4).double(), torch.tensor([3.0, -1.0, 1.0, 0.0])
     finished = SimpleNamespace(
-        logits=torch.full((1, 1), 10.0, dtype=dtype), activations=torch.zeros(1, 1, 4).double()
+        logits=torch.full((1, 1), 10.0, dtype=dtype),
+        precision=dtype,
+        activations=torch.zeros(1, 1, 4).double(),
     )
     tolerance, rounding = tolerance_of(dtype), rounding_of(dtype)
     error = (tolerance * 3 + rounding * (11**0.5 + 10)) / (1 - tolerance)
