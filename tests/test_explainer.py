@@ -826,6 +826,10 @@ def test_a_copy_of_an_explainer_starts_anew_with_a_copy_of_the_model(again: Call
         model.head.weight.neg_()
     assert torch.equal(made(x, target=1).raw, result.raw)
     assert again(explainer.compile())._planner.compiling
+    hidden = Explainer(model, layer="features.0", audit=1)  # not the layer that would be chosen
+    assert again(hidden)(x, target=1).layer == "features.0"
+    assert again(Explainer(model))(x, target=1, rule="gradcam").audit is None
+    assert hidden(x, target=1, rule="gradcam").audit is None
 
 
 @pytest.mark.parametrize(
