@@ -122,6 +122,13 @@ class Evil:
 # --- explain -------------------------------------------------------------------------------------
 
 
+def test_the_command_line_is_a_module_too() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "hirescam", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "explain" in found.stdout
+
+
 def test_explain_writes_everything(run, tmp_path):
     status, out, err = run("explain", CAT, COFFEE, "--model", "lite0", "--top", 2, "--out", "o")
     assert (status, err) == (0, "")

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -809,6 +810,12 @@ def test_the_verbs_pass_everything_on() -> None:
     assert (
         Explainer(model, output=1).layers(x, target=lambda out: out.softmax(1)[:, 0])[-1].guarantee == "none"
     )
+
+
+@pytest.mark.parametrize("grid", [4, (), (4, 0), (4.0, 4), "44", torch.Size([])])
+def test_grids_that_cannot_be(grid: Any) -> None:
+    with pytest.raises(hirescam.InputError, match=r"grid=.* must be a tuple of sizes, such as \(14, 14\)"):
+        Explainer(ready(FlattenNet()), grid=grid)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])

@@ -384,15 +384,55 @@ def test_looking_refuses_a_model_in_training_mode() -> None:
     made.look()
 
 
-def test_half_precision_looks_at_values_too() -> None:
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        model, x = ready(FlattenNet(), dtype), images(2, dtype=dtype)
-        made = planner(model)
-        known = plan(made, x)
-        half = dtype in (torch.bfloat16, torch.float16)
-        assert (known.ends is not None) is half
-        model.head.weight.data.view(-1)[-1] += 1
-        assert (plan(made, x) is known) is not half
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_closed_form_looks_at_values_of_the_head_too(dtype: torch.dtype) -> None:
+    """The score need not move when weights do."""
+    model, x = ready(FlattenNet(), dtype), images(2, dtype=dtype)
+    made = planner(model)
+    known = plan(made, x)
+    model.features[0].weight.data.view(-1)[-1] += 1  # the backbone runs in every call
+    assert plan(made, x) is known
+    model.head.weight.data.view(-1)[-1] += 1
+    assert plan(made, x) is not known
+
+
+def test_what_has_no_closed_form_takes_gradients_of_the_weights_that_there_are() -> None:
+    made = planner(ready(TwoLayerNet()))
+    assert plan(made).ends is None
+
+
+class ReadsTheImage(FlattenNet):
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 1.0 if float(x.mean()) < 100 else 2.0
+        return super().forward(x) * scale
+
+
+def test_a_head_that_images_may_choose_has_no_closed_form() -> None:
+    known = plan(planner(ready(ReadsTheImage())))
+    assert known.certificate.guarantee == "exact"
+    assert known.certificate.offset == "of this image"
+    assert "and what Python reads of it before, by __float__()" in known.certificate.reason
+    assert known.closed_form is None
+
+
+class Untold:
+    """Does not say whether it is equal to another."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_arrays_beside_the_images_are_compared_by_value() -> None:
+    made, row = planner(ready(TwoInputs()), "net.features"), ROW.numpy().copy()
+    known = plan(made, (images(2), row))
+    assert plan(made, (images(2), row.copy())) is known
+    row[0] += 1
+    fresh = plan(made, (images(2), row))
+    assert fresh is not known
+    assert plan(made, (images(2), row.astype("float32"))) is not fresh
+    assert not planning._alike(Untold(), Untold())
 
 
 class Counts(FlattenNet):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hirescam.audits import Audit, Auditor, audit
 from hirescam.closed_form import Doubt, Maps
-from hirescam.errors import HirescamError, ModelError
+from hirescam.errors import HirescamError, InputError, ModelError
 from hirescam.explanation import Explanation, Origin, Weights
 from hirescam.passes import taps
 from hirescam.passes.borrow import Call, Inputs, as_call, first_not_finite, unwrap
@@ -71,7 +71,7 @@ class Explainer:
         self._auditor = Auditor(audit)
         tap = None if layer is None else taps.find(self.model, layer)
         self._hashed: tuple[State, Weights] | None = None
-        self._planner = Planner(self.model, tap, output, None if grid is None else tuple(grid), progress)
+        self._planner = Planner(self.model, tap, output, _grid(grid), progress)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, by `copy.deepcopy` or `pickle`, starts anew: what was proven is about this model."""
@@ -344,6 +344,15 @@ class Explainer:
 
         grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
         return receptive_field(cells, size, grid, cell)
+
+
+def _grid(grid: object) -> tuple[int, ...] | None:
+    if grid is None:
+        return None
+    sizes = tuple(grid) if isinstance(grid, list | tuple) else ()
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise InputError(f"grid={grid!r} must be a tuple of sizes, such as (14, 14), or (14,) for a signal")
+    return sizes
 
 
 def _maps(finished: Pass, raw: Tensor) -> Maps:

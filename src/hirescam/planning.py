@@ -20,7 +20,7 @@ from hirescam.compiled import Compiled
 from hirescam.errors import LayerError, ModelError
 from hirescam.passes.borrow import Call, check_model
 from hirescam.passes.cut import Site
-from hirescam.passes.precision import is_half, precision_of
+from hirescam.passes.precision import precision_of
 from hirescam.passes.randomness import same_random_numbers
 from hirescam.passes.restore import Place, restored, unchanged
 from hirescam.passes.state import Ends, State
@@ -53,7 +53,7 @@ class Plan:
         others: the inputs beside the images that it was made with.
         closed_form: the head's constant Jacobian; None where there is none.
         compiled: the compiled model, where that was asked for.
-        ends: values of the weights, where their changes would not show in sums of half precision.
+        ends: some values of the head's weights, whose changes need not show in sums.
         checked: classes and targets whose gradients were held against the model's answers.
         batches: sizes of batches in which an image was found to score as it does alone.
     """
@@ -241,7 +241,7 @@ class Planner:
         if steady:
             self.plans.clear()
         for plan in self.plans.values():
-            plan.closed_form = plan.compiled = None
+            plan.closed_form = plan.compiled = plan.ends = None
 
     def _make(self, call: Call, target: Target) -> Plan:
         with unchanged(self._model) as places, same_random_numbers():
@@ -265,11 +265,12 @@ class Planner:
         plan = Plan(finished.site, certificate, certified, others, batches={1, len(call.images)})
         if is_indexed(target):
             plan.checked |= set(finished.bound.index.unique().tolist())
-        exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target)
+        one_head = certificate.offset != "of this image"  # the head that the Jacobian is of, for every image
+        exact = certificate.guarantee is Guarantee.EXACT and is_indexed(target) and one_head
         if exact and certified.answers is not None:
             plan.closed_form = ClosedForm(finished, certified.traced, certified.answers)
-            if is_half(finished.precision):
-                plan.ends = Ends(self._state().tensors)
+            head = finished.cut.head
+            plan.ends = Ends(head.constants if head.replayable else self._state().tensors)
         if self.compiling and is_indexed(target):
             plan.compiled = _compiled(finished, certificate)
         return plan
@@ -381,7 +382,16 @@ def _others(call: Call) -> tuple[object, ...]:
         return ()
     items = call.inputs.items() if isinstance(call.inputs, dict) else enumerate(call.inputs)
     leaves = [(key, leaf) for key, item in items if key != call.key for leaf in pytree.tree_leaves(item)]
-    return tuple((key, leaf.detach().clone() if isinstance(leaf, Tensor) else leaf) for key, leaf in leaves)
+    return tuple((key, _kept(leaf)) for key, leaf in leaves)
+
+
+def _kept(leaf: object) -> object:
+    """A value that does not change with the caller's: arrays are compared by their bytes."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone()
+    if hasattr(leaf, "tobytes") and hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        return leaf.shape, str(leaf.dtype), leaf.tobytes()
+    return leaf
 
 
 def _equal(kept: tuple[object, ...], now: tuple[object, ...]) -> bool:
@@ -392,7 +402,14 @@ def _alike(kept: object, now: object) -> bool:
     if isinstance(kept, Tensor) and isinstance(now, Tensor):
         same = (kept.shape, kept.dtype, kept.device) == (now.shape, now.dtype, now.device)
         return same and bool(torch.equal(kept, now))
-    return type(kept) is type(now) and (kept is now or bool(kept == now))
+    try:
+        return type(kept) is type(now) and (kept is now or bool(kept == now))
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # what does not compare with itself is not known to be the same
+        return False
 
 
 def _of_images(target: Target, batch: int, images: list[int]) -> Target:

@@ -465,6 +465,28 @@ add(
 )
 
 
+def few_per_cent(scene: Scene) -> None:
+    """Weights that drift, so that the score stays where it is to a thousandth."""
+    weight = scene.model.fc.weight
+    drift = 1 + 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    scene.model.fc.bias.data.zero_()
+    scene.explain()
+    changed = weight.data * drift
+    scale = scene.model(scene.images)[0, 0] / (scene.model.layer(scene.images).mean((2, 3)) @ changed[0])[0]
+    weight.data.copy_(changed * scale)
+
+
+add(
+    "weights_that_drift_and_keep_the_score",
+    Kind.CHECK,
+    "weights change by a few per cent through `.data`, and one score stays where it is",
+    EXACT,
+    play=lambda scene: few_per_cent(scene),
+    images=lambda: pictures(1),
+    target=0,
+)
+
+
 def gated_in_half_precision(net: Net, a: Tensor) -> Tensor:
     with torch.inference_mode():
         gate = 1 + 0.2 * net.soft(pooled(a))

@@ -297,6 +297,46 @@ class RegionBeforeTheImage(Net):
         return self.head(self.layer(image * region)) + image.mean((1, 2, 3)).unsqueeze(1).detach()
 
 
+def darker(inputs: Tensor) -> Tensor:
+    return 0.3 * inputs
+
+
+class TwoHeads(Net):
+    """A head for the day and one for the night."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.night = nn.Linear(8, 5)
+
+
+@constant("Python reads how bright the images are, and chooses the head by it", others=darker)
+class DayAndNight(TwoHeads):
+    def forward(self, image: Tensor) -> Tensor:
+        chosen = self.night if image.mean().item() < 0.3 else self.fc
+        return chosen(pooled(self.layer(image)))
+
+
+@constant(
+    "the same for each image of a batch",
+    images=lambda: torch.cat([pictures(), 0.3 * pictures(1)]),
+    others=darker,
+    target=hirescam.Contrast(0, 1),
+)
+class DayAndNightInABatch(TwoHeads):
+    def forward(self, image: Tensor) -> Tensor:
+        dark = (image.mean((1, 2, 3)) < 0.3).tolist()
+        rows = zip(dark, pooled(self.layer(image)), strict=True)
+        return torch.stack([(self.night if night else self.fc)(row) for night, row in rows])
+
+
+@constant("Python reads how bright the images are, and adds to the scores", others=darker)
+class Exposure(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        dark = float(image.mean()) < 0.3
+        scores = self.head(self.layer(image))
+        return scores - 3 if dark else scores
+
+
 @model(Kind.CONSTANT, "a factor that is read from the image before the layer", WEAKER | REFUSED)
 class FactorReadBeforeTheLayer(Net):
     def forward(self, image: Tensor) -> Tensor:

@@ -284,9 +284,36 @@ def test_a_missing_batch_axis_is_guessed_from_the_convolution(conv: nn.Module) -
         assert ("images.unsqueeze(0)" in str(caught.value)) == (axes == ndim + 1)
 
 
-def test_other_errors_pass() -> None:
-    with pytest.raises(KeyError):
-        as_call(images(1)).run(Fails(KeyError("mine"), nn.Identity()))
+@pytest.mark.parametrize(
+    "error", [KeyError("mine"), OSError("mine"), StopIteration(), ZeroDivisionError("mine")]
+)
+def test_errors_that_say_little_are_told_with_their_names(error: Exception) -> None:
+    with pytest.raises(ModelError, match=rf"\(float64\): {type(error).__name__}.*\. Check that") as caught:
+        as_call(images(1)).run(Fails(error, nn.Identity()))
+    assert caught.value.__cause__ is error
+
+
+def test_our_own_errors_and_interrupts_pass() -> None:
+    with pytest.raises(InputError, match=r"^mine$"):
+        as_call(images(1)).run(Fails(InputError("mine"), nn.Identity()))
+    with pytest.raises(KeyboardInterrupt):
+        as_call(images(1)).run(Fails(KeyboardInterrupt(), nn.Identity()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.ones(1, 3, 4, 4).to_sparse(), "images is stored as torch.sparse_coo, expected a dense tensor"),
+        (torch.ones(1, 3, 4, 4, device="meta"), "images has no values, expected a dense tensor"),
+        (
+            torch.ones(1, 3, 4, 4).to(torch.float8_e4m3fn),
+            "images must be float16, .*, got torch.float8_e4m3fn",
+        ),
+    ],
+)
+def test_images_that_cannot_be_looked_at(image: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_call(image)
 
 
 # What comes from the caller -------------------------------------------------------------------

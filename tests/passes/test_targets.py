@@ -201,6 +201,17 @@ def test_indices_from_inference_mode_can_be_saved() -> None:
         ([1], r"target has shape \(1,\) for 2"),
         (torch.zeros(2, 1, 1, dtype=torch.int64), r"target has shape \(2, 1, 1\) for 2"),
         (torch.zeros(2, 0, dtype=torch.int64), r"target has shape \(2, 0\) for 2"),
+        (10**30, "target names class 1000000000000000000000000000000, but the model has 4 classes"),
+        (Classes(0, -(10**30)), "target names class -1000000000000000000000000000000"),
+        (Contrast(10**30), "target names class 1000000000000000000000000000000"),
+        (Finer(10**30), "target names class 1000000000000000000000000000000"),
+        (TopK(2.0), r"TopK\(k=2.0\): 2.0 is a float, expected an int"),  # type: ignore[arg-type]
+        (TopK(True), "True is a bool, expected an int"),
+        (Classes([1, 2]), r"\[1, 2\] is a list, expected an int"),  # type: ignore[arg-type]
+        (Contrast([0], [1]), r"\[0\] is a list, expected an int"),  # type: ignore[arg-type]
+        (Contrast(0, 1.0), "1.0 is a float, expected an int"),  # type: ignore[arg-type]
+        (Finer(1.0), "1.0 is a float, expected an int"),  # type: ignore[arg-type]
+        (Finer(1, k=1.5), "1.5 is a float, expected an int"),  # type: ignore[arg-type]
         (TopK(0), r"TopK\(0\): k must be from 1 to 4"),
         (TopK(5), r"TopK\(5\): k must be from 1 to 4"),
         (Classes(), r"Classes\(\) is empty: name at least one class"),

@@ -50,13 +50,54 @@ def head(graph: Graph, name: str) -> list[str]:
 # Sightings ------------------------------------------------------------------------------------
 
 
+def test_a_read_of_the_layer_before_it_has_its_name_is_one_after_it() -> None:
+    """Hooks of a module's own, and what it does with its output before it returns it."""
+
+    class Reads(FlattenNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = 1.0
+            self.features.register_forward_hook(self.look)
+
+        def look(self, module: nn.Module, given: object, output: Tensor) -> None:
+            self.gate = 2.0 if float(output.mean()) > 0 else 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.gate
+
+    found = graph_of(Reads())
+    graded = found.grade(at(found, "features"))
+    assert graded.guarantee is Guarantee.NONE
+    assert [str(op) for op in graded.breaks] == ["__float__() (features)"]
+    assert graded.read == ()
+    assert found.grade(at(found, "features.0")).read == ()
+
+
+def test_what_was_read_of_the_image_before_a_layer() -> None:
+    class Reads(FlattenNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if float(x.mean()) < 100 and x.max().item() < 100 else x
+
+    found = graph_of(Reads())
+    graded = found.grade(at(found, "features"))
+    assert graded.guarantee is Guarantee.EXACT
+    assert graded.read == ("__float__()", "item()")
+
+
 def test_layers_are_seen_in_the_order_in_which_they_run() -> None:
     graph = graph_of(FlattenNet())
     assert [seen.tap.name for seen in graph.sightings] == [
         "features.0.conv2d()#1", "features.0#1", "features.1.relu()#1", "features.1#1", "features#1",
     ]  # fmt: skip
     times = [seen.time for seen in graph.sightings]
-    assert times == sorted(set(times))
+    assert times == sorted(times)
+    assert [times.count(time) for time in times] == [
+        2,
+        2,
+        3,
+        3,
+        3,
+    ]  # one value has one time, whatever its names
     assert {seen.shape for seen in graph.sightings} == {(2, 6, SIDE, SIDE)}
     assert graph.logits.shape == (2, 5)
     assert not graph.logits.requires_grad

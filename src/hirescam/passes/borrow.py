@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from hirescam.errors import InputError, ModelError
+from hirescam.errors import HirescamError, InputError, ModelError
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -188,11 +188,15 @@ class Call:
             if isinstance(self.inputs, dict):
                 return model(**self.inputs)
             return model(*self.inputs) if isinstance(self.inputs, tuple) else model(self.inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        except HirescamError:
+            raise
+        except Exception as error:
             raise ModelError(self._explain_failure(model, error)) from error
 
     def _explain_failure(self, model: nn.Module, error: Exception) -> str:
-        reason = str(error).strip().split("\n")[0]
+        said = str(error).strip().split("\n")[0]
+        usual = isinstance(error, RuntimeError | ValueError | TypeError | IndexError | AssertionError)
+        reason = said if usual and said else f"{type(error).__name__} {said}".strip()
         shape, dtype = self.given, str(self.images.dtype).removeprefix("torch.")
         text = f"the model failed on images of shape {shape} ({dtype}): {reason}"
         conv = next((m for m in model.modules() if isinstance(m, _CONVOLUTIONS)), None)
@@ -249,6 +253,13 @@ def _check_image(image: Tensor) -> None:
         raise InputError(
             f"images must be a float tensor, got {image.dtype} of shape {shape}: preprocess it as "
             "in training (scale and normalise)"
+        )
+    if image.layout is not torch.strided or image.is_nested or image.device.type == "meta":
+        kind = "has no values" if image.device.type == "meta" else f"is stored as {image.layout}"
+        raise InputError(f"images {kind}, expected a dense tensor (b, c, *space): use images.to_dense()")
+    if image.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise InputError(
+            f"images must be float16, bfloat16, float32 or float64, got {image.dtype}: convert it"
         )
     if not 3 <= image.ndim <= 5:
         raise InputError(

@@ -55,6 +55,11 @@ class Head:
         """Whether there are convolutions among the calls, as far as calls show what runs."""
         return self._convolves or not self.replayable
 
+    @property
+    def constants(self) -> list[Tensor]:
+        """The tensors from outside that the calls are made with, such as weights."""
+        return [tensor for step in self._steps for tensor in tensors_in((step.args, step.kwargs))]
+
     def call(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function and note it."""
         if self._finished:

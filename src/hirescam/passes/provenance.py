@@ -58,12 +58,14 @@ class Event:
         module: path of the module that was running.
         time: when, on the clock of the pass.
         lost: whether the calls that were seen, run again, would not do the same.
+        read: whether a value came into Python, which may go anywhere with it.
     """
 
     name: str
     module: str
     time: int
     lost: bool
+    read: bool = False
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -146,9 +148,9 @@ class Provenance:
         known = [self._dependent[s] for s in self._storages(tensor) if s in self._dependent]
         return f"{known[0]}()" if known and not self.on_tape(tensor) else UNSEEN
 
-    def event(self, name: str, *, lost: bool) -> None:
+    def event(self, name: str, *, lost: bool, read: bool = False) -> None:
         """Note a dependence that the graph does not show."""
-        self.events.append(Event(name, self._where(), self.tick(), lost))
+        self.events.append(Event(name, self._where(), self.tick(), lost, read))
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -177,7 +179,7 @@ class Provenance:
         inputs = tensors_in(self.arguments)
         self._taped.update(s for tensor in inputs if self.on_tape(tensor) for s in self._storages(tensor))
         if name in _EXPORTS and any(map(self.depends, inputs)):
-            self.event(f"{name}()", lost=True)
+            self.event(f"{name}()", lost=True, read=True)
         if name == "data =" and self.on_tape(args[0]):
             self.event("data on detached values", lost=True)
 
@@ -204,7 +206,7 @@ class Provenance:
         reads = name[0] not in _CORE or not _VALUES_INTO_PYTHON.isdisjoint(op.tags)
         deciding = tensors_in((args[1:], kwargs)) if name[1] in _CHOOSES else inputs
         if reads and any(map(self.depends, deciding)):
-            self.event(self._running(name[1]), lost=True)
+            self.event(self._running(name[1]), lost=True, read=name[0] in _CORE)
         elif hidden and any(map(self.on_tape, inputs)):
             reason = self.name_of(hidden[0])
             self.event(reason, lost=reason == UNSEEN)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -121,8 +121,10 @@ class State:
             if name not in _INTERNAL and type(value) not in _PLAIN
         ]
         values += [hook for hooks in self._filled for hook in hooks.values() if callable(hook)]
-        values += [forward for cls, forward in self._classes if not cls.__module__.startswith("torch.")]
-        return [*self.tensors, *(tensor for value in values for tensor in tensors_inside(value))]
+        own = [cls for cls, _ in self._classes if not cls.__module__.startswith(("torch.", "builtins"))]
+        values += [value for cls in own for name, value in vars(cls).items() if name not in _INTERNAL]
+        found = [*self.tensors, *(tensor for value in values for tensor in tensors_inside(value))]
+        return list({id(tensor): tensor for tensor in found}.values())
 
 
 def storages_of(tensor: Tensor) -> list[tuple[int, StorageWeakRef]]:
@@ -150,10 +152,10 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 
 class Ends:
-    """Where the values of a model's tensors lie, and the first and the last value of each.
+    """Where the values of some tensors lie, and a few of each: the first, the last, and some between.
 
-    A change through ``.data`` is seen if it reaches one of them. Read for every tensor, it costs more than
-    `State.same`, and is asked where stale values would not show otherwise.
+    A change through ``.data`` is seen if it reaches one of them. Read for every tensor of a model, it costs
+    more than `State.same`, and is asked where stale values would not show otherwise.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -161,7 +163,8 @@ class Ends:
         self._views: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for tensor in self._dense:
             if tensor.numel() and not tensor.is_quantized:
-                self._views.setdefault((tensor.device, tensor.dtype), []).append(_ends(tensor))
+                views = self._views.setdefault((tensor.device, tensor.dtype), [])
+                views += [_ends(tensor), _between(tensor)] if tensor.is_contiguous() else [_ends(tensor)]
         self._places, self._values = self._read()
 
     @property
@@ -181,22 +184,32 @@ def _ends(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((2,), (last,), tensor.storage_offset())
 
 
+def _between(tensor: Tensor) -> Tensor:
+    """A view of some values of a tensor, evenly spread."""
+    return tensor.detach().reshape(-1)[:: max(1, tensor.numel() // _SAMPLED)]
+
+
+_SAMPLED = 64
+
+
 _INTERNAL = frozenset(nn.Module().__dict__)
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def tensors_inside(value: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
-    """Tensors in containers, and those that a function refers to: by closure, default, or global name."""
+    """Tensors in containers, objects and modules, and those that a function refers to by whatever name."""
     if isinstance(value, Tensor):
         yield value
-    elif depth and not isinstance(value, nn.Module | type):
+    elif isinstance(value, nn.Module):  # that no module has as a part, but a list or a closure
+        yield from [*value.parameters(), *value.buffers()]
+    elif depth and not isinstance(value, type | ModuleType):
         for item in _parts_of(value):
             yield from tensors_inside(item, depth - 1)
 
 
 def _parts_of(value: Any) -> list[Any]:
     if isinstance(value, dict):
-        return list(value.values())
+        return list(value.values()) if len(value) <= _LONGEST else []
     if isinstance(value, list | tuple):
         return list(value) if len(value) <= _LONGEST else []
     if isinstance(value, partial):
@@ -207,4 +220,6 @@ def _parts_of(value: Any) -> list[Any]:
         cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
         named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *named]
-    return list(vars(value).values()) if callable(value) and hasattr(value, "__dict__") else []
+    if isinstance(value, staticmethod | classmethod):
+        return [value.__func__]
+    return list(vars(value).values()) if hasattr(value, "__dict__") else []

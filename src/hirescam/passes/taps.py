@@ -101,7 +101,7 @@ def find(model: nn.Module, layer: "str | nn.Module | Tap") -> Tap:
     if tap.module not in paths and tap.module.startswith("module."):
         tap = Tap(tap.module.removeprefix("module."), tap.function, tap.number)
     if tap.module not in paths or not (tap.module or tap.function):
-        close = get_close_matches(tap.module, paths, n=3, cutoff=0.4)
+        close = get_close_matches(tap.module, [path for path in paths if path], n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(map(repr, close))}?" if close else ""
         raise LayerError(
             f"layer={tap.name!r} is not in this {type(model).__name__}: "

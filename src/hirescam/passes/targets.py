@@ -240,18 +240,37 @@ def _class_index(target: Target, logits: Tensor) -> Tensor:
     if isinstance(target, AllClasses):
         return torch.arange(classes, device=device)[None]
     if isinstance(target, TopK):
+        _check_whole(target, target.k)
         if not 1 <= target.k <= classes:
             raise TargetError(f"TopK({target.k}): k must be from 1 to {classes}, the classes there are")
         return logits.topk(target.k, dim=1).indices
     if isinstance(target, Classes):
         if not target.classes:
             raise TargetError("Classes() is empty: name at least one class")
+        _check_whole(target, *target.classes)
+        _check_label(target.classes, classes)
         return _as_index(target.classes, device)[None]
     if isinstance(target, bool):
         raise TargetError(f"target={target} is a bool: pass a class index")
     if isinstance(target, int):
+        _check_label([target], classes)
         return torch.tensor([[target]], device=device)
     return _per_image(_as_index(target, device), batch)
+
+
+def _check_whole(target: Target, *numbers: object) -> None:
+    wrong = [number for number in numbers if not isinstance(number, int) or isinstance(number, bool)]
+    if wrong:
+        raise TargetError(f"{target}: {wrong[0]!r} is a {type(wrong[0]).__name__}, expected an int")
+
+
+def _check_label(labels: Sequence[int], classes: int) -> None:
+    """The same as `_check_range`, for numbers that may be too large for a tensor."""
+    for label in labels:
+        if abs(label) >= 2**62:
+            raise TargetError(
+                f"target names class {label}, but the model has {classes} classes: use 0 to {classes - 1}"
+            )
 
 
 def _per_image(index: Tensor, batch: int) -> Tensor:
@@ -291,6 +310,8 @@ def _check_range(index: Tensor, classes: int) -> None:
 def _bind_contrast(target: Contrast, logits: Tensor) -> Bound:
     batch, classes = logits.shape
     named = [target.a] if target.b is None else [target.a, target.b]
+    _check_whole(target, *named)
+    _check_label(named, classes)
     _check_range(_as_index(named, logits.device), classes)
     if classes < 2:
         raise TargetError("Contrast needs at least two classes, the model has one score")
@@ -306,6 +327,8 @@ def _bind_contrast(target: Contrast, logits: Tensor) -> Bound:
 
 def _bind_finer(target: Finer, logits: Tensor) -> Bound:
     classes = logits.shape[1]
+    _check_whole(target, target.k, *([] if target.a is None else [target.a]))
+    _check_label([] if target.a is None else [target.a], classes)
     if not 1 <= target.k < classes:
         raise TargetError(f"Finer(k={target.k}): k must be from 1 to {classes - 1}, the other classes")
     if target.a is not None:

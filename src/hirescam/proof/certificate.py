@@ -136,7 +136,9 @@ def reason_of(verdict: Verdict) -> str:
             return f"Between it and the score: {named}; and {verdict.doubt}."
         return f"Its graph looks {looks}, but {verdict.doubt}; the weaker verdict stands."
     if verdict.guarantee is Guarantee.EXACT:
-        return "Every operation after it is affine, and the image reaches the score only through it."
+        read = " and ".join(verdict.graded.read)
+        also = f" and what Python reads of it before, by {read}" if read else ""
+        return f"Every operation after it is affine, and the image reaches the score only through it{also}."
     if verdict.guarantee is Guarantee.CONDITIONAL:
         return f"Every operation after it is affine but {named}, affine once the divisor is held."
     if verdict.bypass:

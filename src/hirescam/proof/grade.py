@@ -28,11 +28,14 @@ class Grade:
         guarantee: what the operations after the layer allow.
         head: those operations, in the order in which they ran.
         bypass: whether the score also depends on the image around the layer.
+        read: names of the functions that read values of the image into Python before the layer; each image
+            may choose by them what comes after.
     """
 
     guarantee: Guarantee
     head: tuple[Op, ...]
     bypass: bool
+    read: tuple[str, ...] = ()
 
     @property
     def breaks(self) -> tuple[Op, ...]:

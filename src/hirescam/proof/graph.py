@@ -50,7 +50,7 @@ class Sighting:
     """A tap as one forward pass showed it.
 
     ``base`` is what the tensor is another view of, where it is one: after a write in place the graph goes on
-    from there.
+    from there. ``time`` is when the value was first seen, under whatever name.
     """
 
     tap: Tap
@@ -91,7 +91,9 @@ class Graph:
             return grade((), bypass=True)
         ops = self.ops[:count] if count is not None else self._head_of(sighting.value)
         later = [event for event in self.events if event.time > sighting.time]
-        return grade((*reversed(ops), *map(_hidden, later)), bypass=count is None)
+        read = {event.name: None for event in self.events if event.read and event.time < sighting.time}
+        graded = grade((*reversed(ops), *map(_hidden, later)), bypass=count is None)
+        return replace(graded, read=tuple(read))
 
     def place(self, sighting: Sighting) -> Place:
         """Where to find a tap in another pass; without a number where it was called just once."""
@@ -171,6 +173,7 @@ class _Reader:
         self.watch = watch
         self.watch.follow(image)
         self.sightings: list[Sighting] = []
+        self._first: dict[Value, int] = {}
         self._last: Tap | None = None
         self._since: Counter[tuple[str, str | None]] = Counter()
 
@@ -212,7 +215,7 @@ class _Reader:
         for tensor in outputs:
             value = value_of(tensor) if self.watch.provenance.on_tape(tensor) else None
             if value is not None and tensor.ndim >= 3 and tensor.is_floating_point():
-                time = self.watch.provenance.tick()
+                time = self._first.setdefault(value, self.watch.provenance.tick())
                 base = _whole_base(tensor)
                 self.sightings.append(Sighting(tap, value, base, tuple(tensor.shape), time, place))
 

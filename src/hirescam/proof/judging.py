@@ -101,7 +101,7 @@ def _confirmed(site: Site, call: Call, wish: Wish, graded: Grade) -> tuple[Pass,
         watched = replace(site, place=replace(site.place, all=True))
         finished = forward(watched, call, wish)
     if not upheld(finished, graded.guarantee):
-        graded = grade_of_pass(finished)
+        graded = replace(grade_of_pass(finished), read=graded.read)
         graded = replace(graded, guarantee=Guarantee.NONE) if wish.hold else graded
     return finished, graded
 
@@ -189,9 +189,10 @@ def _constant(finished: Pass, graded: Grade, target: Target) -> str:
     """What the offset is a constant of, as far as it was shown.
 
     An affine head without a bypass has one offset, whatever the image, and other images were tried. Divisors
-    that are held are those of one image, and functions may choose by the image what they return.
+    that are held are those of one image, and functions, and what reads the image in Python, may choose by it.
     """
-    if graded.guarantee is not Guarantee.EXACT or not is_class_target(target) or isinstance(target, Finer):
+    chosen = graded.read or not is_class_target(target) or isinstance(target, Finer)
+    if graded.guarantee is not Guarantee.EXACT or chosen:
         return "of this image"
     return "for these other inputs" if finished.call.key is not None else "of the model"
 

@@ -1,0 +1,5 @@
+"""``python -m hirescam``: the command line."""
+
+from hirescam.cli import main
+
+main()
