@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -810,6 +811,46 @@ def test_the_verbs_pass_everything_on() -> None:
     assert (
         Explainer(model, output=1).layers(x, target=lambda out: out.softmax(1)[:, 0])[-1].guarantee == "none"
     )
+
+
+@pytest.mark.parametrize("rule", ["hirescam", "gradcam", "scorecam"])
+def test_multi_hot_labels_explain_the_positive_classes_of_each_image(rule: str) -> None:
+    explainer, x = Explainer(ready(FlattenNet())), images(3)
+    labels = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
+    result = explainer(x, target=hirescam.Labels(labels), rule=rule)
+    assert result.target.tolist() == [[1, 3], [4, -1], [-1, -1]]
+    for image, row in enumerate(result.target.tolist()):
+        for place, label in enumerate(row):
+            wanted = explainer(x, target=label, rule=rule).raw[image, 0] if label >= 0 else 0 * x[0, 0]
+            torch.testing.assert_close(result.raw[image, place], wanted)
+    assert result.certificate.guarantee == "exact"
+    assert not result.score[1:, 1].any()
+
+
+@pytest.mark.parametrize("rule", ["hirescam", "gradcam"])
+def test_one_logit_has_evidence_for_two_labels(rule: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)).double().eval()
+    x = images(2)
+    explainer = Explainer(model)
+    plain = explainer(x, rule=rule)
+    found = explainer(x, target=hirescam.Binary([0, 1]), rule=rule)
+    torch.testing.assert_close(found.raw, plain.raw * torch.tensor([-1, 1])[:, None, None, None])
+    assert found.certificate.guarantee == "exact"
+    assert torch.equal(found.score, torch.stack([-plain.logits[0], plain.logits[1]]))
+
+
+class Batch(UserDict[str, Tensor]):
+    """A mapping that is no dict, like the BatchFeature of transformers."""
+
+
+def test_mappings_are_inputs_by_name() -> None:
+    class Named(FlattenNet):
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return super().forward(pixel_values)
+
+    model, x = ready(Named()), images(2)
+    found = hirescam.explain(model, Batch(pixel_values=x), target=1)
+    assert torch.equal(found.raw, hirescam.explain(model, x, target=1).raw)
 
 
 @pytest.mark.parametrize("grid", [4, (), (4, 0), (4.0, 4), "44", torch.Size([])])

@@ -19,6 +19,7 @@ from hirescam import (
     Explainer,
     Finer,
     Guarantee,
+    Labels,
     LayerError,
     ModelError,
     Region,
@@ -729,6 +730,15 @@ def test_targets_made_of_classes_are_held_against_the_answers_once(monkeypatch: 
         assert made.doubtful(known, forward(known.site, call, Wish(target))) is None
     assert asked == [Contrast(0, 1), Contrast(1, 2)]
     assert made.doubtful(known, forward(known.site, call, Wish(Contrast(0, 3)))) == Contrast(0, 3)
+
+
+def test_labels_of_images_are_held_against_the_answers_class_by_class() -> None:
+    made = planner(ready(Hooked(3)), "features")
+    known, call = plan(made), as_call(images(2))
+    few, all_of_them = Labels(torch.tensor([[1, 0, 1, 0, 0]] * 2)), Labels(torch.ones(2, CLASSES))
+    assert made.doubtful(known, forward(known.site, call, Wish(few))) is None
+    assert known.checked == {0, 1, 2}
+    assert made.doubtful(known, forward(known.site, call, Wish(all_of_them))) == 3
 
 
 def test_functions_and_regions_have_been_certified_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

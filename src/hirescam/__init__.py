@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hirescam.explanation import Explanation, load
     from hirescam.onnx_file import Exported, export
     from hirescam.onnx_network import ExportedNetwork
-    from hirescam.passes.targets import AllClasses, Classes, Contrast, Finer, Region, TopK
+    from hirescam.passes.targets import AllClasses, Binary, Classes, Contrast, Finer, Labels, Region, TopK
     from hirescam.proof.certificate import Certificate
     from hirescam.proof.grade import Guarantee
     from hirescam.proof.laws import Laws
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AllClasses",
     "Audit",
+    "Binary",
     "Certificate",
     "Classes",
     "Contrast",
@@ -57,6 +58,7 @@ __all__ = [
     "HirescamWarning",
     "ImageFileError",
     "InputError",
+    "Labels",
     "Laws",
     "Layer",
     "LayerError",
@@ -102,7 +104,7 @@ _NAMES = {
     "explanation": ("Explanation", "load"),
     "onnx_file": ("Exported", "export"),
     "onnx_network": ("ExportedNetwork",),
-    "passes.targets": ("AllClasses", "Classes", "Contrast", "Finer", "Region", "TopK"),
+    "passes.targets": ("AllClasses", "Binary", "Classes", "Contrast", "Finer", "Labels", "Region", "TopK"),
     "proof.certificate": ("Certificate",),
     "proof.grade": ("Guarantee",),
     "proof.laws": ("Laws",),

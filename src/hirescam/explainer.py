@@ -14,10 +14,9 @@ from hirescam.explanation import Explanation, Origin, Weights
 from hirescam.passes import taps
 from hirescam.passes.borrow import Call, Inputs, as_call, first_not_finite, unwrap
 from hirescam.passes.cut import Site, look, output_at
-from hirescam.passes.layout import infer
 from hirescam.passes.precision import precision_of
 from hirescam.passes.state import State
-from hirescam.passes.targets import OutputSelector, Target, is_indexed
+from hirescam.passes.targets import Labels, OutputSelector, Target, is_indexed
 from hirescam.passes.trace import Pass, Trace, Wish, forward
 from hirescam.planning import CERTIFIED_IMAGES, Plan, Planner
 from hirescam.proof.certificate import Certificate
@@ -280,7 +279,10 @@ class Explainer:
     def _map(self, chosen: Rule, finished: Pass) -> Tensor:
         with self._planner.giving_back():  # some rules run the model
             parts = [chosen.function(finished.trace(part)) for part in finished.chunks()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        raw = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if isinstance(finished.wish.target, Labels):  # what an image has no label for has no map
+            raw = raw * (finished.bound.index >= 0).reshape(*raw.shape[:2], *[1] * (raw.ndim - 2))
+        return raw
 
     def _same_alone(self, plan: Plan, call: Call, finished: Pass) -> bool:
         """Whether the first image scores in this batch as it does alone; asked once for each batch size."""
@@ -336,7 +338,7 @@ class Explainer:
         def cells(masks: Tensor) -> Tensor:
             marked = masks.to(images)[:, None].expand(-1, images.shape[1], *size)
             output = output_at(site, call, marked)
-            layout = infer(tuple(output.shape), size, grid=self._planner.grid)
+            layout = site.read(tuple(output.shape), size)
             if layout is None:
                 raise ModelError("the layer has no grid of locations, so it has no receptive field")
             reached = layout.read(output).isnan().any(1)

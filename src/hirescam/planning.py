@@ -20,12 +20,22 @@ from hirescam.compiled import Compiled
 from hirescam.errors import LayerError, ModelError
 from hirescam.passes.borrow import Call, check_model
 from hirescam.passes.cut import Site
+from hirescam.passes.geometry import laid
+from hirescam.passes.layout import Layout
 from hirescam.passes.precision import precision_of
 from hirescam.passes.randomness import same_random_numbers
 from hirescam.passes.restore import Place, restored, unchanged
 from hirescam.passes.state import Ends, State
 from hirescam.passes.taps import Tap
-from hirescam.passes.targets import OutputSelector, Region, Target, first_class, is_class_target, is_indexed
+from hirescam.passes.targets import (
+    OutputSelector,
+    Region,
+    Target,
+    classes_in,
+    first_class,
+    is_class_target,
+    is_indexed,
+)
 from hirescam.passes.trace import Pass
 from hirescam.proof import judging, selection
 from hirescam.proof.certificate import Certificate, weakened
@@ -173,8 +183,9 @@ class Planner:
         if plan.certificate.guarantee is Guarantee.NONE or answers is None:
             return None
         target = finished.wish.target
-        if is_indexed(target):
-            wanted = set(finished.bound.index.unique().tolist()) - plan.checked
+        named = classes_in(target, finished.bound.index)
+        if named is not None:
+            wanted = set(named) - plan.checked
             classes = sorted(wanted)
             certified = plan.certified.finished
             if classes:
@@ -303,10 +314,23 @@ class Planner:
         return first
 
     def _certify(self, graph: Graph, sighting: Sighting, call: Call, target: Target) -> Certified:
-        place = graph.place(sighting)
-        site = Site(self._model, place, self.output, self.grid, self.progress, self._state())
+        place, layout = graph.place(sighting), self._layout(sighting, call)
+        site = Site(self._model, place, self.output, self.grid, self.progress, self._state(), layout)
         with self.giving_back():
             return judging.certify_site(site, call, target, graph.grade(sighting), graph.logits)
+
+    def _layout(self, sighting: Sighting, call: Call) -> Layout | None:
+        """How to read a layer's output, as far as operations showed it; what the caller says goes before."""
+        if self.grid is not None:
+            return None
+        try:
+            return laid(sighting.axes, call.images.ndim - 2)
+        except LayerError as error:
+            raise LayerError(
+                f"layer={sighting.tap.name!r} gives shape {sighting.shape}, which is no map of locations: "
+                f"{error}; choose another layer, see hirescam.layers(model, images), or say how its "
+                "positions are arranged with Explainer(model, grid=(rows, columns))"
+            ) from None
 
     def _sighting(self, graph: Graph, tap: Tap) -> Sighting:
         seen = graph.sighting(tap)

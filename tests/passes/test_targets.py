@@ -13,9 +13,11 @@ from hirescam import OutputError, TargetError
 from hirescam.passes import targets
 from hirescam.passes.targets import (
     AllClasses,
+    Binary,
     Classes,
     Contrast,
     Finer,
+    Labels,
     Region,
     TopK,
     bind,
@@ -111,6 +113,8 @@ KINDS = [
     (Contrast(1), False, True),
     (Finer(1), False, True),
     (Region(1, torch.ones(1)), False, True),
+    (Labels(torch.ones(2, 4)), False, True),
+    (Binary(0), False, True),
     (function, False, False),
 ]
 
@@ -234,6 +238,93 @@ def test_indices_from_inference_mode_can_be_saved() -> None:
 def test_targets_that_cannot_be_are_refused(target: Any, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         bind(target, Z)
+
+
+HOT = [[0, 0, 1, 1], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [HOT, torch.tensor(HOT), torch.tensor(HOT).bool(), torch.tensor(HOT).double(), [[1, 1, 0, 1]] * 2],
+)
+def test_multi_hot_labels_are_no_class_indices(target: Any) -> None:
+    with pytest.raises(TargetError, match=r"of shape \(2, 4\) looks like multi-hot labels.*hirescam.Labels"):
+        bind(target, Z)
+
+
+@pytest.mark.parametrize("target", [[[0, 1]] * 2, [[1, 0], [0, 1]]])
+def test_multi_hot_labels_of_two_classes(target: Any) -> None:
+    with pytest.raises(TargetError, match="multi-hot"):
+        bind(target, Z[:, :2])
+
+
+def test_indices_that_are_few_or_others_are_none_of_it() -> None:
+    assert bind([[0, 1]] * 2, Z).index.tolist() == [[0, 1]] * 2
+    assert bind([[0, 1, 2, 3]] * 2, Z).index.tolist() == [[0, 1, 2, 3]] * 2
+    assert bind([0, 0], Z[:, :1]).index.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float32, torch.uint8])
+def test_positive_classes_of_each_image(kind: torch.dtype) -> None:
+    bound = bind(Labels(torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0]]).to(kind)), Z)
+    assert bound.index.tolist() == [[1, 3], [2, -1]]
+    assert bound.score(Z).tolist() == [[float(Z[0, 1]), float(Z[0, 3])], [float(Z[1, 2]), 0.0]]
+    assert bound.score(2 * Z).tolist() == (2 * bound.score(Z)).tolist()
+    assert bind(Labels([[0, 0, 0, 0], [1, 1, 1, 1]]), Z).index.tolist() == [[-1] * 4, [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (torch.ones(2, 3), r"Labels needs a matrix of zeros and ones of shape \(2, 4\).* got \(2, 3\)"),
+        (torch.ones(4), r"got \(4,\) with values from 1.0 to 1.0"),
+        (torch.full((2, 4), 2), "values from 2.0 to 2.0"),
+        (torch.zeros(0, 4), "values from nothing to nothing"),
+        (torch.full((2, 4), float("nan")), "values from nan"),
+        (torch.zeros(2, 4), "Labels has no positive class for any image"),
+    ],
+)
+def test_labels_that_cannot_be(matrix: Tensor, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        bind(Labels(matrix), Z)
+
+
+@pytest.mark.parametrize(
+    ("label", "signs"),
+    [
+        (1, [1, 1]),
+        (0, [-1, -1]),
+        ([0, 1], [-1, 1]),
+        (torch.tensor([1, 0]), [1, -1]),
+        (torch.tensor([[1], [0]]), [1, -1]),
+    ],
+)
+def test_evidence_for_a_label_of_one_logit(label: Any, signs: list[int]) -> None:
+    bound = bind(Binary(label), Z[:, :1])
+    assert bound.index.tolist() == [[-1], [-1]]
+    assert torch.equal(bound.score(Z[:, :1]), Z[:, :1] * torch.tensor(signs)[:, None])
+
+
+def test_binary_is_for_one_logit_and_two_labels() -> None:
+    with pytest.raises(TargetError, match="Binary needs a model with one logit, this one has 4 classes"):
+        bind(Binary(1), Z)
+    for label in (2, [0, 1, 1], [-1, 0]):
+        with pytest.raises(TargetError, match="Binary needs labels 0 or 1, one or one for each of the 2"):
+            bind(Binary(label), Z[:, :1])
+    for label in (1, [0, 1], [1, 1]):
+        with pytest.raises(
+            TargetError, match=r"the model has one logit: .* target=hirescam.Binary\(labels\)"
+        ):
+            bind(label, Z[:, :1])
+
+
+def test_classes_that_maps_are_made_of() -> None:
+    index = torch.tensor([[3, -1], [1, 3]])
+    assert targets.classes_in([1, 2], index) == [1, 3]
+    assert targets.classes_in(Labels(torch.ones(2, 4)), index) == [1, 3]
+    assert targets.classes_in(Binary(0), torch.tensor([[-1]])) == [0]
+    for target in (Contrast(1), Finer(1), Region(1, torch.ones(1)), function):
+        assert targets.classes_in(target, index) is None
 
 
 def test_one_score_has_no_others() -> None:

@@ -31,6 +31,7 @@ PLAIN = Certificate(
     locations=49,
     reason="Because.",
     advice="",
+    geometry="operations",
 )
 
 
@@ -40,6 +41,13 @@ def verdict(*head: Op, bypass: bool = False, doubt: str = "", offset: str = "of 
 
 
 # The whole ------------------------------------------------------------------------------------
+
+
+def test_axes_that_only_a_shape_speaks_for() -> None:
+    words = "only its shape speaks for it: check that the map lies as it should, or say so with grid=."
+    assert words in str(replace(PLAIN, geometry="shape"))
+    for known in ("operations", "given"):
+        assert "shape" not in str(replace(PLAIN, geometry=known))
 
 
 def test_an_exact_certificate_word_for_word() -> None:

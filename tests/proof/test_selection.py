@@ -176,7 +176,9 @@ def candidate(
 ) -> Candidate:
     tap = Tap(f"at{time}")
     return Candidate(
-        Sighting(tap, (None, time), None, (1, 2, 4, 4), time, Place(tap)), layout, grade(ops, bypass=bypass)
+        Sighting(tap, (None, time), None, (1, 2, 4, 4), (), time, Place(tap)),
+        layout,
+        grade(ops, bypass=bypass),
     )
 
 

@@ -1,6 +1,6 @@
 """Lend a model for one call: check its state on the way in, leave everything as it was on the way out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -216,11 +216,13 @@ def as_call(images: Inputs | list[Any]) -> Call:
     """Check the images and copy what must not be touched.
 
     Args:
-        images: a float tensor ``(b, c, *space)``, or a tuple or dict of arguments that holds one.
+        images: a float tensor ``(b, c, *space)``, or a tuple or mapping of arguments that holds one.
 
     Raises:
         InputError: no batch, no float image, an integer image, or values that are not finite.
     """
+    if isinstance(images, Mapping):  # such as the BatchFeature of transformers
+        images = dict(images)
     images = tuple(images) if isinstance(images, list) else images
     key = _image_key(images)
     image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index]

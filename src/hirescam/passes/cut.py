@@ -16,6 +16,7 @@ from hirescam.passes import taps
 from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.head import Head
 from hirescam.passes.held import normalisation
+from hirescam.passes.layout import Layout, infer
 from hirescam.passes.provenance import tensors_in
 from hirescam.passes.state import State, tensors_inside
 from hirescam.passes.taps import Place, Tap
@@ -36,6 +37,7 @@ class Site:
         grid: how locations are arranged, where that cannot be seen from the shape.
         progress: told (done, total) while many passes run.
         state: what the model consists of, where that is known already.
+        layout: how to read the layer's output for images of this size, where operations showed it.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class Site:
     grid: tuple[int, ...] | None = None
     progress: Callable[[int, int], None] | None = None
     state: State | None = None
+    layout: Layout | None = None
 
     @property
     def tap(self) -> Tap:
@@ -53,6 +56,19 @@ class Site:
     def logits(self, output: Any, call: Call) -> Tensor:
         """Find the logits in what the model returned for a call."""
         return logits_of(output, self.output, call.images.shape[0])
+
+    @property
+    def geometry(self) -> str:
+        """How it is known which axes of the layer's output are locations."""
+        if self.grid is not None:
+            return "given"
+        return "shape" if self.layout is None else "operations"
+
+    def read(self, shape: tuple[int, ...], image: tuple[int, ...]) -> Layout | None:
+        """How to read an output of the layer: as the caller says, as operations showed, or by its shape."""
+        if self.layout is not None and self.grid is None:
+            return self.layout
+        return infer(shape, image, grid=self.grid)
 
     def watch(self, call: Call, target: Target) -> Watch:
         """What follows a pass: the model's own tensors, the other inputs and the target's are constants."""

@@ -35,7 +35,7 @@ _EXPORTS = frozenset(
     untyped_storage""".split()  # noqa: SIM905
 )
 """Functions that hand values to Python or to other libraries without an operation that could be seen."""
-_ONLY_SHAPE = frozenset(
+ONLY_SHAPE = frozenset(
     """zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full
     new_empty new_empty_strided is_pinned""".split()  # noqa: SIM905
 )
@@ -197,7 +197,7 @@ class Provenance:
         """Look at an operation that is about to run; returns the tensors whose values go into it."""
         name = op._schema.name.split("::")
         inputs = tensors_in((args, kwargs))
-        if name[1] in _ONLY_SHAPE:
+        if name[1] in ONLY_SHAPE:
             inputs = inputs[1:]
         if name[1] == "lift_fresh" and self._is_literal():
             self._constant.update(s for tensor in inputs for s in self._storages(tensor))

@@ -74,8 +74,33 @@ class Region:
     mask: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The positive classes of each image, out of multi-hot labels.
+
+    There are as many maps as the image with the most positives has; where an image has fewer, the class index
+    of the rest is -1, and score and map are zero.
+
+    Attributes:
+        matrix: ``(b, c)``, True or 1 where the image has the class.
+    """
+
+    matrix: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """Evidence for a label of a model with one logit: the logit for label 1, its negative for label 0.
+
+    Attributes:
+        label: 0 or 1 for every image, or one for each, ``(b,)``.
+    """
+
+    label: int | Tensor | Sequence[int] = 1
+
+
 Scorer = Callable[[Tensor], Tensor]
-Named = TopK | Classes | AllClasses | Contrast | Finer | Region
+Named = TopK | Classes | AllClasses | Contrast | Finer | Region | Labels | Binary
 Target = int | Sequence[int] | Tensor | Named | Scorer | None
 """Everything that can be asked for; see the user guide."""
 
@@ -182,7 +207,20 @@ def _describe(output: Any) -> str:
 
 def is_indexed(target: Target) -> bool:
     """Tell whether the target names classes, so that `Bound.index` says it all."""
-    return not callable(target) and not isinstance(target, Contrast | Finer | Region)
+    return not callable(target) and not isinstance(target, Contrast | Finer | Region | Labels | Binary)
+
+
+def classes_in(target: Target, index: Tensor) -> list[int] | None:
+    """The classes whose gradients make up a map each; None for a target that mixes classes.
+
+    Args:
+        target: what is explained.
+        index: its class indices ``(b, t)``.
+    """
+    if isinstance(target, Binary):
+        return [0]
+    named = is_indexed(target) or isinstance(target, Labels)
+    return sorted(set(index.unique().tolist()) - {-1}) if named else None
 
 
 def first_class(target: Target, batch: int, count: int) -> Target:
@@ -226,6 +264,10 @@ def bind(target: Target, logits: Tensor) -> Bound:
         return _bind_contrast(target, logits)
     if isinstance(target, Finer):
         return _bind_finer(target, logits)
+    if isinstance(target, Labels):
+        return _bind_labels(target, logits)
+    if isinstance(target, Binary):
+        return _bind_binary(target, logits)
     index = _class_index(target, logits.detach())
     _check_range(index, classes)
     index = index.expand(batch, -1).contiguous()
@@ -255,7 +297,25 @@ def _class_index(target: Target, logits: Tensor) -> Tensor:
     if isinstance(target, int):
         _check_label([target], classes)
         return torch.tensor([[target]], device=device)
-    return _per_image(_as_index(target, device), batch)
+    index = _per_image(_as_index(target, device), batch)
+    if _is_multi_hot(index, classes):
+        raise TargetError(_multi_hot(index))
+    return index
+
+
+_INDICES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _is_multi_hot(index: Tensor, classes: int) -> bool:
+    """Whether a matrix of class indices is one of labels: as many as classes, all of them 0 or 1."""
+    return classes > 1 and index.shape[1] == classes and bool(((index == 0) | (index == 1)).all())
+
+
+def _multi_hot(labels: Tensor) -> str:
+    return (
+        f"target of shape {tuple(labels.shape)} looks like multi-hot labels, not class indices: use "
+        "target=hirescam.Labels(labels) for the positive classes of each image, or AllClasses() for all"
+    )
 
 
 def _check_whole(target: Target, *numbers: object) -> None:
@@ -292,6 +352,8 @@ def _as_index(values: Any, device: torch.device) -> Tensor:
             f"target={values!r} cannot be read: pass an int, a sequence of ints, TopK, Classes, "
             "AllClasses, Contrast, Region or a function"
         ) from None
+    if index.ndim == 2 and index.dtype not in _INDICES and bool(((index == 0) | (index == 1)).all()):
+        raise TargetError(_multi_hot(index))
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TargetError(f"target must hold integer class indices, got {index.dtype}: {values!r}")
     index = index.to(torch.int64)
@@ -302,6 +364,11 @@ def _check_range(index: Tensor, classes: int) -> None:
     low, high = index.aminmax()
     if low < 0 or high >= classes:
         wrong = index[(index < 0) | (index >= classes)]
+        if classes == 1:
+            raise TargetError(
+                f"target names class {int(wrong[0])}, but the model has one logit: explain the evidence for "
+                "label 0 or 1 with target=hirescam.Binary(labels)"
+            )
         raise TargetError(
             f"target names class {int(wrong[0])}, but the model has {classes} classes: use 0 to {classes - 1}"
         )
@@ -323,6 +390,41 @@ def _bind_contrast(target: Contrast, logits: Tensor) -> Bound:
     weight[target.a] = 1 if target.a != target.b else 0
     index = torch.full((batch, 1), target.a, device=logits.device)
     return Bound(index, lambda output: (output * weight).sum(dim=1, keepdim=True))
+
+
+def _bind_labels(target: Labels, logits: Tensor) -> Bound:
+    matrix = torch.as_tensor(target.matrix, device=logits.device)
+    if tuple(matrix.shape) != tuple(logits.shape) or not bool(((matrix == 0) | (matrix == 1)).all()):
+        raise TargetError(
+            f"Labels needs a matrix of zeros and ones of shape {tuple(logits.shape)}, one row for each image "
+            f"and one column for each class, got {tuple(matrix.shape)} with values from "
+            f"{float(matrix.min()) if matrix.numel() else 'nothing'} to "
+            f"{float(matrix.max()) if matrix.numel() else 'nothing'}"
+        )
+    positive = matrix != 0
+    width = int(positive.sum(1).max())
+    if not width:
+        raise TargetError("Labels has no positive class for any image: there is nothing to explain")
+    order = positive.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    there = positive.gather(1, order)
+    index = order.where(there, torch.full_like(order, -1))
+    return Bound(index, lambda output: output.gather(1, order) * there)
+
+
+def _bind_binary(target: Binary, logits: Tensor) -> Bound:
+    batch, classes = logits.shape
+    if classes != 1:
+        raise TargetError(
+            f"Binary needs a model with one logit, this one has {classes} classes: name the class"
+        )
+    labels = _as_index(target.label, logits.device).reshape(-1)
+    if len(labels) not in (1, batch) or not bool(((labels == 0) | (labels == 1)).all()):
+        raise TargetError(
+            f"Binary needs labels 0 or 1, one or one for each of the {batch} image(s), got {target.label!r}"
+        )
+    sign = (2 * labels - 1).to(logits).expand(batch)[:, None]
+    index = torch.full((batch, 1), -1, device=logits.device)
+    return Bound(index, lambda output: output * sign)
 
 
 def _bind_finer(target: Finer, logits: Tensor) -> Bound:

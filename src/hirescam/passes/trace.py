@@ -17,7 +17,7 @@ from hirescam.passes import targets
 from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import Cut, Site, run_from
 from hirescam.passes.head import batched, chunks
-from hirescam.passes.layout import Layout, infer
+from hirescam.passes.layout import Layout
 from hirescam.passes.precision import precision_of
 from hirescam.passes.taps import Tap
 from hirescam.passes.targets import Target
@@ -298,7 +298,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def _layout(leaf: Tensor, images: Tensor, site: Site) -> Layout:
-    layout = infer(tuple(leaf.shape), tuple(images.shape[2:]), grid=site.grid)
+    layout = site.read(tuple(leaf.shape), tuple(images.shape[2:]))
     if layout is None or leaf.shape[0] != images.shape[0]:
         raise LayerError(
             f"layer={site.tap.name!r} gives shape {tuple(leaf.shape)} for images of shape "

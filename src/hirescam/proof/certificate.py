@@ -28,6 +28,9 @@ class Certificate:
         offset: what the offset is a constant of, as far as it was shown: ``"of the model"``, ``"for these
             other inputs"``, ``"of this image"``.
         precision: the arithmetic that limits the errors, such as ``"float32"``; ``""`` where it does not.
+        geometry: how it is known which axes of the layer's output are locations: ``"operations"`` of the
+            model showed it, it was ``"given"`` as a grid, or only its ``"shape"`` speaks for it, which proves
+            nothing.
     """
 
     guarantee: Guarantee
@@ -44,6 +47,7 @@ class Certificate:
     advice: str
     offset: str = "of this image"
     precision: str = ""
+    geometry: str = "shape"
 
     @property
     def single_token(self) -> bool:
@@ -73,6 +77,7 @@ class Certificate:
             same if self.guarantee in (Guarantee.EXACT, Guarantee.CONDITIONAL) else "",
             f"Measured: completeness error {self.completeness_error:.1e}, location error "
             f"{self.location_error:.1e}" + (f" (limited by {self.precision})." if self.precision else "."),
+            _GUESSED if self.geometry == "shape" else "",
             self.advice,
         ]
 
@@ -92,6 +97,10 @@ _LOOKS = {
     Guarantee.LOCAL: "piecewise linear",
     Guarantee.NONE: "like nothing in particular",
 }
+_GUESSED = (
+    "Which of its axes are locations was not shown by the model's operations; only its shape speaks for it: "
+    "check that the map lies as it should, or say so with grid=."
+)
 _STEADY = "Advice: make the head deterministic and free of detach() and branches on values."
 
 

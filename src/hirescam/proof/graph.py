@@ -21,6 +21,7 @@ from hirescam.errors import ModelError
 from hirescam.passes import taps, targets
 from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import watch_of
+from hirescam.passes.geometry import Axes, Geometry
 from hirescam.passes.provenance import Event, tensors_in
 from hirescam.passes.state import State
 from hirescam.passes.taps import Place, Tap
@@ -50,13 +51,15 @@ class Sighting:
     """A tap as one forward pass showed it.
 
     ``base`` is what the tensor is another view of, where it is one: after a write in place the graph goes on
-    from there. ``time`` is when the value was first seen, under whatever name.
+    from there. ``time`` is when the value was first seen, under whatever name; ``axes`` are what its axes
+    are, as far as operations showed it.
     """
 
     tap: Tap
     value: Value
     base: Value | None
     shape: tuple[int, ...]
+    axes: Axes
     time: int
     place: Place
 
@@ -172,6 +175,8 @@ class _Reader:
     def __init__(self, watch: Watch, image: Tensor) -> None:
         self.watch = watch
         self.watch.follow(image)
+        self.geometry = Geometry(watch.provenance.depends)
+        self.geometry.start(image)
         self.sightings: list[Sighting] = []
         self._first: dict[Value, int] = {}
         self._last: Tap | None = None
@@ -183,7 +188,7 @@ class _Reader:
         with (
             saved_tensors_hooks(lambda tensor: None, _refuse),
             taps.module_outputs(modules, self._on_output),
-            taps.Modes(self._on_function, self.watch.operation) as modes,
+            taps.Modes(self._on_function, self._on_operation) as modes,
         ):
             self.watch.saving_from_here()
             modes.start_functions()
@@ -199,6 +204,11 @@ class _Reader:
         self._since.clear()
         self._see(self._last, tensors_in(output)[:1], Place(self._last))
 
+    def _on_operation(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = self.watch.operation(op, args, kwargs)
+        self.geometry.operation(op, args, kwargs, result)
+        return result
+
     def _on_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = taps.function_name(func)
         if self.watch.sets_grad_mode(name, args):
@@ -207,6 +217,7 @@ class _Reader:
         self._since[tap.module, tap.function] += 1
         args, kwargs = self.watch.plain(args, kwargs)
         result = self.watch.function(name, func, args, kwargs)
+        self.geometry.function(name, args, result)
         changed = tensors_in(target_of(args, kwargs)) if mutates(name, kwargs) else []
         self._see(tap, [*tensors_in(result), *changed][:1], self._place(tap))
         return result
@@ -217,7 +228,8 @@ class _Reader:
             if value is not None and tensor.ndim >= 3 and tensor.is_floating_point():
                 time = self._first.setdefault(value, self.watch.provenance.tick())
                 base = _whole_base(tensor)
-                self.sightings.append(Sighting(tap, value, base, tuple(tensor.shape), time, place))
+                shape, axes = tuple(tensor.shape), self.geometry.of(tensor) or ()
+                self.sightings.append(Sighting(tap, value, base, shape, axes, time, place))
 
     def _place(self, tap: Tap) -> Place:
         """A call, after the last module output before it."""

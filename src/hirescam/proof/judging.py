@@ -85,6 +85,7 @@ def _written(verdict: Verdict, finished: Pass, traced: Trace, laws: Laws, precis
         advice=advice_of(verdict, positions == 1 < locations),
         offset=verdict.offset,
         precision=precision,
+        geometry=finished.site.geometry,
     )
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from hirescam.errors import LayerError
 from hirescam.passes.borrow import Call
+from hirescam.passes.geometry import laid
 from hirescam.passes.layout import Layout, infer
 from hirescam.passes.taps import Tap
 from hirescam.proof.certificate import Certificate
@@ -124,8 +125,18 @@ def _depth(tap: Tap) -> tuple[int, bool]:
     return (tap.module.count(".") + 1 if tap.module else 0) + bool(tap.function), bool(tap.function)
 
 
+def layout_of(sighting: Sighting, image: tuple[int, ...], grid: tuple[int, ...] | None) -> Layout | None:
+    """How to read a layer's output: as the caller says, as operations showed, or else by its shape.
+
+    Raises:
+        LayerError: the caller's grid does not fit, or what operations showed is no map.
+    """
+    known = laid(sighting.axes, len(image)) if grid is None else None
+    return infer(sighting.shape, image, grid=grid) if known is None else known
+
+
 def _layout(sighting: Sighting, image: tuple[int, ...], grid: tuple[int, ...] | None) -> Layout | None:
     try:
-        return infer(sighting.shape, image, grid=grid)
+        return layout_of(sighting, image, grid)
     except LayerError:
         return None
