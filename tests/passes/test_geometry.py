@@ -364,6 +364,9 @@ LAYOUTS: list[tuple[Axes, Layout]] = [
     ((B, C, (), (COLUMNS,)), Layout(1, (1, 6), (1, 6))),
     ((B, (), (ROWS,), (COLUMNS,)), Layout(1, (4, 6), (4, 6))),
     ((B, C, (), ()), Layout(1, (1, 1), (1, 1))),
+    ((B, (), C, (ROWS,), (COLUMNS,)), Layout(2, (4, 6), (4, 6))),
+    ((B, (ROWS,), (), (COLUMNS,), C), Layout(4, (4, 6), (4, 6))),
+    ((B, C, (ROWS,), ()), Layout(1, (4, 1), (4, 1))),
 ]
 
 
@@ -374,6 +377,25 @@ def test_layouts(axes: Axes, expected: Layout) -> None:
     read = expected.read(tensor)
     assert read.shape == (2, size_of(axes[expected.channel_axis]), *expected.space)
     assert torch.equal(expected.write(read, tuple(tensor.shape)), tensor)
+
+
+def test_layouts_of_volumes() -> None:
+    """An axis of the image that is gone, before or after the others, and one that is new."""
+    depth, rows, columns = ((Part(Role.PLACE, size, dim),) for dim, size in enumerate((3, 4, 6)))
+    for axes, grid in (
+        ((B, C, depth, rows), (3, 4, 1)),
+        ((B, rows, columns, C), (1, 4, 6)),
+        ((B, C, depth, (), columns), (3, 1, 6)),
+        ((B, (), depth, C, rows, columns), (3, 4, 6)),
+        ((B, C, (*depth, *rows), columns), (3, 4, 6)),
+    ):
+        layout = laid(axes, 3)
+        assert layout is not None
+        assert layout.space == layout.grid == grid
+        tensor = torch.rand([size_of(axis) for axis in axes])
+        read = layout.read(tensor)
+        assert read.shape == (2, 5, *grid)
+        assert torch.equal(layout.write(read, tuple(tensor.shape)), tensor)
 
 
 @pytest.mark.parametrize(

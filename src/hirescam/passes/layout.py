@@ -32,12 +32,13 @@ class Layout:
     def read(self, tensor: Tensor) -> Tensor:
         """Turn a layer's output into ``(b, k, *space)``."""
         moved = tensor.movedim(self.channel_axis, 1)
-        return moved if moved.ndim - 2 == len(self.space) else moved.unflatten(2, self.space)
+        return moved if moved.shape[2:] == self.space else moved.flatten(2).unflatten(2, self.space)
 
     def write(self, activations: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Turn ``(b, k, *space)`` back into the layer's own shape (the inverse of `read`)."""
-        if len(shape) - 2 != len(self.space):
-            activations = activations.flatten(2)
+        inner = tuple(size for axis, size in enumerate(shape) if axis not in (0, self.channel_axis))
+        if inner != self.space:
+            activations = activations.flatten(2).unflatten(2, inner)
         return activations.movedim(1, self.channel_axis)
 
 
