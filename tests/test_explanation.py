@@ -147,7 +147,9 @@ def test_tokens_that_have_no_place_are_left_out_of_the_grid() -> None:
 
 
 def test_a_view_is_of_the_grid_and_as_large_as_the_image() -> None:
-    result = made(raw=-torch.arange(14.0).reshape(1, 2, 7), grid=(2, 3), prefix=1, image_size=(4, 6))
+    result = made(
+        raw=-torch.arange(14.0).reshape(1, 2, 7), grid=(2, 3), prefix=1, image_size=(4, 6), places=()
+    )
     assert result.view().values.shape == (1, 2, 4, 6)
     assert result.view(size=[8, 9]).values.shape == (1, 2, 8, 9)
     nearest = result.view(size=(2, 3), resample="nearest", scale=None)
@@ -168,7 +170,9 @@ def test_an_overlay_is_drawn_at_the_resolution_of_the_grid(monkeypatch: pytest.M
     ((maps, options),) = seen
     wanted = result.view(size=result.grid, sign="negative", resample="nearest", scale="shared")
     assert torch.equal(maps, wanted.values)
-    assert options == {"resample": "nearest", "opacity": 0.3}
+    assert options == {
+        "resample": "nearest", "opacity": 0.3, "image_size": (8, 8), "places": ((0.0, 1.0), (0.0, 1.0))
+    }  # fmt: skip
 
 
 # Weights --------------------------------------------------------------------------------------

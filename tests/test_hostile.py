@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import hirescam
 from hirescam.errors import HirescamError
+from passes.made import run
 from toys import Output
 
 PAGE = Path(__file__).parents[1] / "docs" / "hostile.md"
@@ -289,14 +290,9 @@ def test_other_ops_in_place_after_the_layer(op: Callable[[Tensor], Tensor]) -> N
 @pytest.mark.parametrize("op", [*IN_PLACE.values(), masked, on_a_view], ids=range(9))
 def test_rescoring_after_an_op_in_place_is_right(op: Callable[[Tensor], Tensor]) -> None:
     """The head is replayed from a list of calls; in-place ones must start afresh every time."""
-    from hirescam.passes.borrow import as_call
-    from hirescam.passes.cut import Site
-    from hirescam.passes.taps import Place, Tap
-    from hirescam.passes.trace import Wish, forward
-
     model = build(op).double()
     x = pictures().double()
-    traced = forward(Site(model, Place(Tap("conv2"))), as_call(x), Wish(1)).trace()
+    traced = run(model, x, "conv2", target=1).trace()
     assert traced.head_replayed or op in (plus, times)  # a tensor from outside the model: all of it runs
     with torch.no_grad():
         for _ in range(2):

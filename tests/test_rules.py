@@ -12,13 +12,11 @@ from torch import Tensor, nn
 import hirescam
 import oracles
 from hirescam.errors import RuleError
-from hirescam.passes.borrow import as_call
-from hirescam.passes.cut import Site
-from hirescam.passes.taps import Place, Tap
-from hirescam.passes.trace import Trace, Wish, forward
+from hirescam.passes.trace import Trace
 from hirescam.proof.laws import Laws, measure
 from hirescam.rulebook import ablation
 from hirescam.rulebook.registry import GRADIENTS, HEADS, NETWORK, get, rule, rules
+from passes.made import run
 from toys import CLASSES, CONV, FlattenNet, PooledNet, images, ready
 
 RULES = sorted(rules())
@@ -57,7 +55,7 @@ class CurvedNet(nn.Module):
 
 def traced(model: nn.Module, batch: Tensor, target: object = None) -> Trace:
     chosen = hirescam.Classes(1, 3) if target is None else target
-    return forward(Site(model, Place(Tap("features"))), as_call(batch), Wish(chosen)).trace()
+    return run(model, batch, target=chosen).trace()
 
 
 def consult(name: str, model: nn.Module, batch: Tensor, options: dict[str, Any]) -> Tensor:

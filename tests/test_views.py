@@ -103,5 +103,5 @@ def test_overlay_wants_one_picture_for_each_image() -> None:
 def test_tokens_are_shown_on_their_grid() -> None:
     from dataclasses import replace
 
-    result = replace(explanation(), raw=torch.arange(10.0).expand(1, 1, 10), prefix=1, grid=(3, 3))
+    result = replace(explanation(), raw=torch.arange(10.0).expand(1, 1, 10), prefix=1, grid=(3, 3), places=())
     assert result.view(size=(3, 3), scale=None).values.flatten().tolist() == list(map(float, range(1, 10)))

@@ -164,8 +164,7 @@ def _lost(site: Site, call: Call, wish: Wish, number: int, location: int) -> Ten
     with session(grad=False):
         changed = finished.activations.clone().flatten(2)
         changed[number, :, location] = 0
-        shape = tuple(finished.leaf.shape)
-        activations = finished.layout.write(changed.reshape(finished.activations.shape), shape)
+        activations = finished.layout.write(changed.reshape(finished.activations.shape))
         logits = run_from(site, call, activations.to(finished.leaf.dtype), finished.cut.divisors)
         return (widen(finished.score) - widen(finished.bound.score(logits)))[number].detach()
 

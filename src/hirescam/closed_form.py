@@ -105,7 +105,7 @@ class ClosedForm:
         layout = self._pass.layout
         activations = widen(layout.read(leaf)).flatten(2)
         if leaf.shape[1:] != self._pass.leaf.shape[1:]:
-            return Doubt(tuple(range(len(leaf))))
+            return Doubt(tuple(range(len(logits))))
         found = self._rows_for(bound.index)
         if found is None or isinstance(found, Doubt):
             return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hirescam.errors import ModelError
 from hirescam.passes.borrow import Call
 from hirescam.passes.cut import Site, look
+from hirescam.passes.input_axes import InputAxes
 from hirescam.passes.precision import precision_of
 from hirescam.passes.state import Ends, State
 from hirescam.passes.trace import Pass
@@ -25,13 +26,13 @@ from hirescam.proof.laws import tolerance_of
 class LayerAndLogits(nn.Module):
     """A network that returns the layer's output and the logits; the network in it is the caller's own."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, axes: InputAxes) -> None:
         super().__init__()
-        self.model, self.site = site.model, site
+        self.model, self.site, self.axes = site.model, site, axes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """From images ``(b, c, *space)`` to the layer's output in its own shape and the logits ``(b, c)``."""
-        call = Call(images, None, tuple(images.shape))
+        call = Call(self.axes.own(images), None, tuple(images.shape), self.axes)
         return look(self.site, call, inference=False)
 
 
@@ -109,7 +110,7 @@ def _compile(finished: Pass) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     # Importing the compiler takes nearly as long as importing torch; few callers want it.
     from torch._inductor import config as inductor
 
-    module = LayerAndLogits(finished.site).eval()
+    module = LayerAndLogits(finished.site, finished.call.axes).eval()
     program, example = trace_program(module, finished.call.images)
     frozen = finished.leaf.dtype is not torch.float64  # whose weights have no packed layout on CPUs
     try:

@@ -12,8 +12,9 @@ from hirescam.closed_form import Doubt, Maps
 from hirescam.errors import HirescamError, InputError, ModelError
 from hirescam.explanation import Explanation, Origin, Weights
 from hirescam.passes import taps
-from hirescam.passes.borrow import Call, Inputs, as_call, first_not_finite, unwrap
+from hirescam.passes.borrow import Call, Inputs, first_not_finite, possible_calls, unwrap
 from hirescam.passes.cut import Site, look, output_at
+from hirescam.passes.input_axes import input_axes
 from hirescam.passes.precision import precision_of
 from hirescam.passes.state import State
 from hirescam.passes.targets import Labels, OutputSelector, Target, is_indexed
@@ -38,8 +39,13 @@ class Explainer:
         model: any ``torch.nn.Module`` in evaluation mode. It is only borrowed.
         layer: name of a layer (see `hirescam.layers`), a module of the model, or None for the best.
         output: how to find the logits in what the model returns: key, index or function.
-        grid: how locations lie on the image, such as ``(14, 14)``, for token models whose grid cannot be
-            seen from the number of tokens.
+        grid: how locations lie on the image, such as ``(14, 14)``, where the operations of the model do not
+            show it.
+        axes: what the axes of the images are, where they are not ``(b, c, *space)``: one letter each, ``b``
+            the batch, ``c`` channels, others space in the order of the map's axes: ``"bhwc"`` images with
+            channels last, ``"btc"`` series, ``"btchw"`` clips, ``"bt"`` waves.
+        input: which of several inputs is explained, by name or number. Needed only where more than one could
+            be the image and the layer does not tell.
         progress: called with (done, total) while a rule runs the network or its head many times.
         audit: for this share of the pictures, remove one random location in the real model and compare what
             the score loses with the map (rule ``hirescam``, exact and conditional heads). Each costs about
@@ -56,13 +62,15 @@ class Explainer:
         (torch.Size([2, 1, 6, 6]), 'exact')
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what there is to say of a model and its images
         self,
         model: nn.Module,
         *,
         layer: LayerName = None,
         output: OutputSelector = None,
         grid: tuple[int, ...] | None = None,
+        axes: str | None = None,
+        input: int | str | None = None,
         progress: Callable[[int, int], None] | None = None,
         audit: float = 0.0,
     ) -> None:
@@ -70,13 +78,15 @@ class Explainer:
         self._auditor = Auditor(audit)
         tap = None if layer is None else taps.find(self.model, layer)
         self._hashed: tuple[State, Weights] | None = None
-        self._planner = Planner(self.model, tap, output, _grid(grid), progress)
+        self._axes, self._input = input_axes(axes), input
+        self._planner = Planner(self.model, tap, output, _grid(grid), progress, axes_given=axes is not None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, by `copy.deepcopy` or `pickle`, starts anew: what was proven is about this model."""
         own = self._planner
         tap = None if own.tap is None else own.tap.name
-        options = (tap, own.output, own.grid, own.progress, self._auditor.rate)
+        axes = None if self._axes is None else self._axes.letters
+        options = (tap, own.output, own.grid, axes, self._input, own.progress, self._auditor.rate)
         return _again, (self.model, *options, own.compiling)
 
     @property
@@ -114,6 +124,8 @@ class Explainer:
             layer=layer,
             output=own.output,
             grid=own.grid,
+            axes=None if self._axes is None else self._axes.letters,
+            input=self._input,
             progress=own.progress,
             audit=self._auditor.rate,
         )
@@ -139,8 +151,8 @@ class Explainer:
         Raises:
             HirescamError: the input, target, layer, rule or model cannot be used; the message says why.
         """
-        chosen, call = get(rule), self._begin(images)
-        plan = self._planner.plan(call, target)
+        chosen = get(rule)
+        call, plan = self._planned(images, target)
         maps = None
         if chosen.is_hirescam and is_indexed(target) and not differentiable and call.key is None:
             plan, maps = self._in_closed_form(call, plan, target)
@@ -168,8 +180,8 @@ class Explainer:
         Returns:
             One explanation for each rule, with `Explanation.laws` filled in.
         """
-        call = self._begin(images)
-        plan, results, finished = self._planner.plan(call, target), {}, None
+        call, plan = self._planned(images, target)
+        results, finished = {}, None
         for chosen in map(get, rules):
             wish = Wish(target, chosen.holds)
             plan, finished = self._by_gradient(call, plan, wish, finished)
@@ -191,18 +203,17 @@ class Explainer:
 
         On conditional heads the divisors of normalisers are held, as for the rule ``hirescam``.
         """
-        call = self._begin(images)
-        return self._by_gradient(call, self._planner.plan(call, target), Wish(target, hold=True))[1].trace()
+        call, plan = self._planned(images, target)
+        return self._by_gradient(call, plan, Wish(target, hold=True))[1].trace()
 
     def certified_pass(self, images: Inputs) -> Pass:
         """Run the model once on the first images, for the predicted classes, and return the whole pass."""
-        call = self._begin(images).first(CERTIFIED_IMAGES)
-        return forward(self._planner.plan(call, None).site, call)
+        call, plan = self._planned(images, None)
+        return forward(plan.site, call.first(CERTIFIED_IMAGES))
 
     def certify(self, images: Inputs, *, target: Target = None) -> Certificate:
         """Certify the layer (the chosen one, or the best) for images like these."""
-        call = self._begin(images)
-        plan = self._planner.plan(call, target)
+        call, plan = self._planned(images, target)
         if is_indexed(target) and call.key is None:
             plan, maps = self._in_closed_form(call, plan, target)
             if maps is not None:
@@ -210,13 +221,24 @@ class Explainer:
         return self._by_gradient(call, plan, Wish(target, hold=True))[0].certificate
 
     def layers(self, images: Inputs, *, target: Target = None) -> list[Layer]:
-        """Grade every tap, in the order in which they run; one is marked as chosen."""
-        return self._planner.layers(self._begin(images), target)
+        """Grade every tap, in the order in which they run; one is marked as chosen.
 
-    def _begin(self, images: Inputs) -> Call:
-        call = as_call(images)
+        Where several inputs could be the image, the layers that each goes through are listed, one after the
+        other.
+        """
+        found = possible_calls(images, self._axes, self._input)
         self._planner.look()
-        return call
+        return [
+            replace(layer, input=call.key) for call in found for layer in self._planner.layers(call, target)
+        ]
+
+    def _planned(self, images: Inputs, target: Target) -> tuple[Call, Plan]:
+        """The inputs as a call, and how they are explained."""
+        found = possible_calls(images, self._axes, self._input)
+        self._planner.look()
+        call = found[0] if len(found) == 1 else self._planner.which(found, target)
+        plan = self._planner.plan(call, target)
+        return (call if call.axes == plan.axes else replace(call, axes=plan.axes)), plan
 
     def _in_closed_form(self, call: Call, plan: Plan, target: Target) -> tuple[Plan, Maps | None]:
         """Maps without a backward pass, and the plan that stands; None where gradients have to be taken."""
@@ -302,7 +324,6 @@ class Explainer:
         self, call: Call, plan: Plan, chosen: Rule, maps: Maps, audited: Audit | None = None
     ) -> Explanation:
         check_finite(maps.raw)
-        image_size = tuple(call.images.shape[2:])
 
         def field(cell: tuple[int, ...] | None) -> ReceptiveField:
             return self._receptive_field(call, plan.site, cell)
@@ -315,7 +336,9 @@ class Explainer:
             layer=plan.certificate.layer,
             rule=chosen.name,
             certificate=plan.certificate,
-            image_size=image_size,
+            image_size=maps.layout.beyond + call.space,
+            places=maps.layout.places,
+            axes=call.axes.letters,
             grid=maps.layout.grid,
             prefix=maps.layout.prefix,
             model=type(self.model).__name__,
@@ -332,16 +355,17 @@ class Explainer:
         return self._hashed[1]
 
     def _receptive_field(self, call: Call, site: Site, cell: tuple[int, ...] | None) -> ReceptiveField:
-        images = call.images
-        size = tuple(images.shape[2:])
+        images, size, layout = call.images, call.space, site.layout
+        assert layout is not None
+        if layout.beyond:
+            raise ModelError(
+                "the map has axes that the network made, such as frequencies, so its cells have no receptive "
+                "field on the input"
+            )
 
         def cells(masks: Tensor) -> Tensor:
             marked = masks.to(images)[:, None].expand(-1, images.shape[1], *size)
-            output = output_at(site, call, marked)
-            layout = site.read(tuple(output.shape), size)
-            if layout is None:
-                raise ModelError("the layer has no grid of locations, so it has no receptive field")
-            reached = layout.read(output).isnan().any(1)
+            reached = output_at(site, call, marked).isnan().any(1)
             return reached[:, layout.prefix :].unflatten(1, layout.grid) if layout.prefix else reached
 
         grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
@@ -381,9 +405,13 @@ def _again(  # noqa: PLR0913 - what an explainer is made of, in order
     layer: str | None,
     output: OutputSelector,
     grid: tuple[int, ...] | None,
+    axes: str | None,
+    input: int | str | None,
     progress: Callable[[int, int], None] | None,
     audit: float,
     compiling: bool,
 ) -> Explainer:
-    made = Explainer(model, layer=layer, output=output, grid=grid, progress=progress, audit=audit)
+    made = Explainer(
+        model, layer=layer, output=output, grid=grid, axes=axes, input=input, progress=progress, audit=audit
+    )
     return made.compile() if compiling else made

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from hirescam import overlays, views
 from hirescam.audits import Audit
 from hirescam.errors import InputError, ModelError
+from hirescam.passes.input_axes import InputAxes
 from hirescam.passes.state import Ends, State
 from hirescam.proof.certificate import Certificate
 from hirescam.proof.grade import Guarantee
 from hirescam.proof.laws import Laws
 from hirescam.receptive_field import ReceptiveField
-from hirescam.views import Resample, Scale, Sign, View
+from hirescam.views import Places, Resample, Scale, Sign, View
 
 _ARRAYS = ("raw", "score", "target", "logits")
 
@@ -54,6 +55,45 @@ class Origin:
     receptive_field: Callable[[tuple[int, ...] | None], ReceptiveField]
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Where the locations of a map lie on the image.
+
+    Attributes:
+        how: how that is known: ``"operations"`` of the model showed it, it was ``"measured"``, or
+            ``"given"``.
+        grid: how many cells there are along each axis.
+        image_size: how many pixels; an axis that the network made itself, such as frequencies, comes first.
+        axes: what the axes of the images are, one letter each.
+        places: for each axis where the first cell lies and how far the next one is; None where they lie
+            evenly.
+    """
+
+    how: str
+    grid: tuple[int, ...]
+    image_size: tuple[int, ...]
+    axes: str
+    places: Places
+
+    @property
+    def centres(self) -> tuple[tuple[float, ...], ...]:
+        """For each axis where every cell lies, the centre of the first pixel being 0."""
+        spots = self.places or (None,) * len(self.grid)
+        even = ((n, size / n) for n, size in zip(self.grid, self.image_size, strict=True))
+        known = (spot or ((step - 1) / 2, step) for spot, (_, step) in zip(spots, even, strict=True))
+        return tuple(
+            tuple(first + step * i for i in range(n))
+            for (first, step), n in zip(known, self.grid, strict=True)
+        )
+
+    def __str__(self) -> str:
+        cells = " × ".join(map(str, self.grid))
+        return f"{cells} cells on {' × '.join(map(str, self.image_size))} ({self.axes}), {_KNOWN[self.how]}"
+
+
+_KNOWN = {"operations": "as the model's operations show", "measured": "measured", "given": "as given"}
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Maps for a batch of images and some scores of each.
@@ -66,12 +106,15 @@ class Explanation:
         layer: name of the layer.
         rule: name of the rule.
         certificate: what is guaranteed about ``hirescam`` at this layer.
-        image_size: space axes of the images.
+        image_size: space axes of the images; before them, sizes of axes that the network made itself.
         grid: how the locations lie on the image; differs from ``space`` only where ``prefix`` tokens
             (a class token, registers) come before the grid.
         prefix: how many locations are such tokens.
         laws: the laws measured on these maps, where that was asked for.
         steps: what was done to the maps after the rule; each step voids both laws.
+        places: for each axis of the grid where its first cell lies on the image, the centre of the first
+            pixel being 0, and how far the next one is; empty, or None for an axis, where cells lie evenly.
+        axes: what the axes of the images are, one letter each; ``""`` for ``(b, c, *space)``.
         model: class name of the model.
         audit: what audits of these pictures found; None where none were asked for.
     """
@@ -88,6 +131,8 @@ class Explanation:
     prefix: int = 0
     laws: Laws | None = None
     steps: tuple[str, ...] = ()
+    places: Places = ()
+    axes: str = ""
     model: str = ""
     weights: str = ""
     audit: Audit | None = None
@@ -97,6 +142,11 @@ class Explanation:
     def offset(self) -> Tensor:
         """``(b, t)``: score less the sum of the map, what no location accounts for."""
         return self.score - self.raw.flatten(2).sum(-1)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Which axes of the layer's output are locations, where each lies, and how that is known."""
+        return Geometry(self.certificate.geometry, self.grid, self.image_size, self.axes, self.places)
 
     @property
     def on_grid(self) -> Tensor:
@@ -132,7 +182,10 @@ class Explanation:
                 largest of all (comparable), None keeps units of the score.
         """
         size = self.image_size if size is None else tuple(size)
-        return views.render(self.on_grid, size=size, sign=sign, resample=resample, scale=scale)
+        return views.render(
+            self.on_grid, size=size, sign=sign, resample=resample, scale=scale, image_size=self.image_size,
+            places=self.places,
+        )  # fmt: skip
 
     def overlay(
         self,
@@ -153,10 +206,16 @@ class Explanation:
             opacity: of the strongest contribution, from 0 to 1.
 
         Returns:
-            ``b`` lists of ``t`` pictures. Volumes become a row of slices, signals a strip.
+            ``b`` lists of ``t`` pictures. Volumes and clips become a row of slices, signals a strip. Maps of
+            a wave in frequency and time are drawn by themselves, low frequencies at the bottom.
         """
-        view = self.view(size=self.grid, sign=sign, resample="nearest", scale=scale)
-        return overlays.draw(view.values, images, resample=resample, opacity=opacity)
+        view = views.render(self.on_grid, size=None, sign=sign, resample=resample, scale=scale)
+        if isinstance(images, Tensor) and self.axes:
+            images = InputAxes(self.axes).canonical(images)
+        return overlays.draw(
+            view.values, images, resample=resample, opacity=opacity, image_size=self.image_size,
+            places=self.places,
+        )  # fmt: skip
 
     def receptive_field(self, cell: tuple[int, ...] | None = None) -> ReceptiveField:
         """Find the box of input pixels that can influence one cell.
@@ -190,6 +249,8 @@ class Explanation:
             "image_size": list(self.image_size),
             "grid": list(self.grid),
             "prefix": self.prefix,
+            "places": [None if spot is None else list(spot) for spot in self.places],
+            "axes": self.axes,
             "target": self.target.tolist(),
             "certificate": asdict(self.certificate),
             "laws": asdict(self.laws) if self.laws else None,
@@ -249,6 +310,8 @@ def load(path: str | Path) -> Explanation:
             prefix=data["prefix"],
             laws=Laws(**data["laws"]) if data["laws"] else None,
             steps=tuple(data["steps"]),
+            places=tuple(spot and (float(spot[0]), float(spot[1])) for spot in data.get("places", ())),
+            axes=data.get("axes", ""),
             model=data["model"],
             weights=data["weights_sha256"],
             audit=_audit_from(data.get("audit")),

@@ -19,6 +19,7 @@ from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.explainer import Explainer, LayerName
 from hirescam.passes.borrow import Call
 from hirescam.passes.cut import Site, look
+from hirescam.passes.input_axes import usual_axes
 from hirescam.passes.layout import Layout
 from hirescam.passes.targets import OutputSelector, TopK
 from hirescam.passes.trace import widen
@@ -68,7 +69,8 @@ class MapsModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """From images ``(b, c, *space)`` to logits, classes, maps and residual."""
-        leaf, logits = look(self.site, Call(images, None, tuple(images.shape)), inference=False)
+        call = Call(images, None, tuple(images.shape), usual_axes(images))
+        leaf, logits = look(self.site, call, inference=False)
         activations = widen(self.layout.read(leaf))
         space = activations.shape[2:]
         flat = activations.flatten(2)

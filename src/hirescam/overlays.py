@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from hirescam.errors import InputError
-from hirescam.views import Resample, resize
+from hirescam.views import Places, Resample, resize
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,8 +25,18 @@ def draw(
     *,
     resample: Resample = "bilinear",
     opacity: float = 0.75,
+    image_size: tuple[int, ...] = (),
+    places: Places = (),
 ) -> list[list[Image.Image]]:
     """Draw maps ``(b, t, *grid)`` within [-1, 1] over ``b`` images, resampled to each one's size.
+
+    Args:
+        values: the maps.
+        images: pictures, or a tensor ``(b, c, *space)``.
+        resample: see `hirescam.views.resize`.
+        opacity: of the strongest contribution, from 0 to 1.
+        image_size: space axes of the images that were explained, where ``places`` are given.
+        places: where the cells lie on them.
 
     Raises:
         InputError: not one image for each map.
@@ -37,8 +47,11 @@ def draw(
         raise InputError(f"overlay got {len(images)} images for {len(values)} maps: give one for each")
     drawn = []
     for maps, image in zip(values.detach().float().cpu(), images, strict=True):
-        fitted = resize(maps[None], _size(image), resample)[0].numpy()
-        drawn.append([_one(row, image, opacity) for row in fitted])
+        by_itself = maps.ndim - 1 == 2 > len(_size(image))  # a wave, and its map in frequency and time
+        canvas = Image.new("RGB", _STRIP, (255, 255, 255)) if by_itself else image
+        fitted = resize(maps[None], _size(canvas), resample, image_size=image_size, places=places)[0]
+        rows = fitted.flip(1) if by_itself else fitted  # low frequencies at the bottom
+        drawn.append([_one(row, canvas, opacity) for row in rows.numpy()])
     return drawn
 
 
@@ -51,6 +64,11 @@ def _one(values: Array, image: Any, opacity: float) -> Image.Image:
         return _strip(values, _signal(image), opacity)
     if values.ndim == 3:
         return _slices(values, image, opacity)
+    if values.ndim > 3:
+        raise InputError(
+            f"overlay draws maps of up to three axes, and these have {values.ndim}: draw a part of "
+            "result.view().values"
+        )
     return blend(_picture(image), values, opacity)
 
 

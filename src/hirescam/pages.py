@@ -57,6 +57,7 @@ class Map:
         note: one more line, or ``""``.
         blind: from which share of the width on the head sees nothing; 1 for nowhere.
         laws: the laws measured on this map, if they were.
+        box: where the cells lie: top, left, height and width as shares of the picture.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Map:
     note: str = ""
     blind: float = 1.0
     laws: Measured | None = None
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
     @property
     def total(self) -> float:

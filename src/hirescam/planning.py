@@ -7,7 +7,7 @@ what they were.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import CellType, FunctionType, MethodType
 
@@ -17,11 +17,10 @@ from torch.utils import _pytree as pytree
 
 from hirescam.closed_form import ClosedForm, Doubt
 from hirescam.compiled import Compiled
-from hirescam.errors import LayerError, ModelError
-from hirescam.passes.borrow import Call, check_model
+from hirescam.errors import InputError, LayerError, ModelError
+from hirescam.passes.borrow import Call, check_model, several
 from hirescam.passes.cut import Site
-from hirescam.passes.geometry import laid
-from hirescam.passes.layout import Layout
+from hirescam.passes.input_axes import InputAxes, with_channels_at
 from hirescam.passes.precision import precision_of
 from hirescam.passes.randomness import same_random_numbers
 from hirescam.passes.restore import Place, restored, unchanged
@@ -42,6 +41,7 @@ from hirescam.proof.certificate import Certificate, weakened
 from hirescam.proof.grade import Guarantee
 from hirescam.proof.graph import Graph, Sighting, grade_of_pass, read
 from hirescam.proof.judging import Certified
+from hirescam.proof.placing import Placed, Places
 from hirescam.proof.probes import wrong_class, wrong_target
 from hirescam.proof.selection import Candidate, Layer
 
@@ -60,6 +60,7 @@ class Plan:
         site: the layer and how to read the output.
         certificate: what is guaranteed there.
         certified: the pass and the probes behind it.
+        axes: what the axes of the images are.
         others: the inputs beside the images that it was made with.
         closed_form: the head's constant Jacobian; None where there is none.
         compiled: the compiled model, where that was asked for.
@@ -71,6 +72,7 @@ class Plan:
     site: Site
     certificate: Certificate
     certified: Certified
+    axes: InputAxes
     others: tuple[object, ...]
     closed_form: ClosedForm | None = None
     compiled: Compiled | None = None
@@ -98,6 +100,7 @@ class Planner:
         tap: the wanted layer; None is the best.
         output: how to find the logits.
         grid: how locations lie on the image, where that cannot be seen.
+        axes_given: whether the caller says what the axes of the images are.
         progress: told (done, total) while a rule runs the model or its head many times.
     """
 
@@ -108,13 +111,17 @@ class Planner:
         output: OutputSelector,
         grid: tuple[int, ...] | None,
         progress: Callable[[int, int], None] | None,
+        *,
+        axes_given: bool = False,
     ) -> None:
+        self._axes_given = axes_given
         self._model, self.tap, self.output, self.grid, self.progress = model, tap, output, grid, progress
         self.plans: dict[object, Plan] = {}
         self.state: State | None = None
         self._places: list[Place] = []
         self._renewed = 0
         self.compiling = False
+        self._which: dict[object, list[int]] = {}
         self._lock = threading.RLock()
 
     def compile(self) -> None:
@@ -139,6 +146,29 @@ class Planner:
             places = list(self._places)
         with restored(places), same_random_numbers():
             yield
+
+    def which(self, found: list[Call], target: Target) -> Call:
+        """Which of several inputs is explained: the one that alone goes through the wanted layer.
+
+        Raises:
+            InputError: no layer is named, or more than one input goes through it.
+        """
+        key = tuple((call.key, call.given) for call in found)
+        with self._lock:
+            if self.tap is not None and key not in self._which:
+                self._which[key] = [n for n, call in enumerate(found) if self._reaches(call, target)]
+            numbers = self._which.get(key, [])
+        if len(numbers) != 1:
+            raise InputError(several(found))
+        return found[numbers[0]]
+
+    def _reaches(self, call: Call, target: Target) -> bool:
+        assert self.tap is not None
+        try:
+            with unchanged(self._model), same_random_numbers():
+                return bool(self.graph(call, target).sighting(self.tap))
+        except ModelError:  # the score does not depend on it
+            return False
 
     def plan(self, call: Call, target: Target) -> Plan:
         """The plan for images and scores like these."""
@@ -211,15 +241,18 @@ class Planner:
         """Grade every tap, ask the model about those that look affine, and mark the one that is chosen."""
         call, target = _sample(call, target)
         with unchanged(self._model), same_random_numbers():
-            graph = self.graph(call, target)
-            found = selection.candidates(graph, call, self.grid)
+            call, graph = self._labelled(call, target)
+            places = Places(self._model, call, self.grid)
+            found = selection.candidates(graph, places)
             tried: list[tuple[Candidate, Certificate]] = []
             impossible: dict[int, LayerError] = {}
-            for item in selection.ranked(found, self._model):
+            for item in selection.ranked(found, self._model, graph):
                 if not item.grade.affine and len(tried) >= _MOST_DOUBTED:
                     break
                 try:
-                    tried.append((item, self._certify(graph, item.sighting, call, target).certificate))
+                    tried.append(
+                        (item, self._certify(graph, item.sighting, places, call, target).certificate)
+                    )
                 except LayerError as error:  # what it returns is not what the model goes on with
                     impossible[id(item)] = error
         if not tried:
@@ -236,6 +269,25 @@ class Planner:
         self._written_to(places)
         return graph
 
+    def _labelled(self, call: Call, target: Target) -> tuple[Call, Graph]:
+        """The call with what operations take for the channels of its images, and the graph of a pass.
+
+        Raises:
+            InputError: the caller says that other axes are channels.
+        """
+        graph = self.graph(call, target)
+        if graph.channel_axis is None:
+            return call, graph
+        axes = with_channels_at(graph.channel_axis, call.own.ndim)
+        if self._axes_given:
+            raise InputError(
+                f"axes={call.axes.letters!r} does not fit this {type(self._model).__name__}: for images of "
+                f"shape {call.given} its first layer takes axis {graph.channel_axis} for channels, as with "
+                f"axes={axes.letters!r}"
+            )
+        call = replace(call, axes=axes)
+        return call, self.graph(call, target)
+
     def _state(self) -> State:
         if self.state is None:
             self.state = State(self._model, self._places)
@@ -251,6 +303,7 @@ class Planner:
         self._renewed += 1
         if steady:
             self.plans.clear()
+            self._which.clear()
         for plan in self.plans.values():
             plan.closed_form = plan.compiled = plan.ends = None
 
@@ -270,10 +323,10 @@ class Planner:
     def _certified_plan(self, call: Call, target: Target) -> Plan:
         others = _others(call)
         call, target = _sample(call, target)
-        graph = self.graph(call, target)
+        call, graph = self._labelled(call, target)
         certified = self._settled(graph, call, target)
         certificate, finished = certified.certificate, certified.finished
-        plan = Plan(finished.site, certificate, certified, others, batches={1, len(call.images)})
+        plan = Plan(finished.site, certificate, certified, call.axes, others, batches={1, len(call.images)})
         if is_indexed(target):
             plan.checked |= set(finished.bound.index.unique().tolist())
         one_head = certificate.offset != "of this image"  # the head that the Jacobian is of, for every image
@@ -291,46 +344,42 @@ class Planner:
 
         The first whose probes agree stands; where none does, the first of all.
         """
+        places = Places(self._model, call, self.grid)
         if self.tap is not None:
-            return self._certify(graph, self._sighting(graph, self.tap), call, target)
+            return self._certify(graph, self._sighting(graph, self.tap), places, call, target)
         first: Certified | LayerError | None = None
-        found = selection.candidates(graph, call, self.grid)
+        found = selection.candidates(graph, places)
         tried = 0
-        for candidate in selection.ranked(found, self._model):
+        for candidate in selection.ranked(found, self._model, graph):
             if tried >= _MOST_DOUBTED and not candidate.grade.affine:
                 break
             try:
-                certified = self._certify(graph, candidate.sighting, call, target)
+                certified = self._certify(graph, candidate.sighting, places, call, target)
             except LayerError as error:  # what it returns is not what the model goes on with
                 first = first or error
                 continue
             tried += 1
             if certified.certificate.guarantee is candidate.grade.guarantee:
-                return certified
+                return _advised(certified, found)
             first = certified if first is None or isinstance(first, LayerError) else first
         if isinstance(first, LayerError):
             raise first
         assert first is not None
-        return first
+        return _advised(first, found)
 
-    def _certify(self, graph: Graph, sighting: Sighting, call: Call, target: Target) -> Certified:
-        place, layout = graph.place(sighting), self._layout(sighting, call)
-        site = Site(self._model, place, self.output, self.grid, self.progress, self._state(), layout)
+    def _certify(
+        self, graph: Graph, sighting: Sighting, places: Places, call: Call, target: Target
+    ) -> Certified:
+        places.measure([sighting])
+        placed = places.of(sighting)
+        if placed.layout is None:
+            raise LayerError(_no_map(graph.place(sighting).tap.name, sighting.shape, placed))
+        site = Site(
+            self._model, graph.place(sighting), self.output, self.progress, self._state(), placed.layout,
+            placed.how,
+        )  # fmt: skip
         with self.giving_back():
             return judging.certify_site(site, call, target, graph.grade(sighting), graph.logits)
-
-    def _layout(self, sighting: Sighting, call: Call) -> Layout | None:
-        """How to read a layer's output, as far as operations showed it; what the caller says goes before."""
-        if self.grid is not None:
-            return None
-        try:
-            return laid(sighting.axes, call.images.ndim - 2)
-        except LayerError as error:
-            raise LayerError(
-                f"layer={sighting.tap.name!r} gives shape {sighting.shape}, which is no map of locations: "
-                f"{error}; choose another layer, see hirescam.layers(model, images), or say how its "
-                "positions are arranged with Explainer(model, grid=(rows, columns))"
-            ) from None
 
     def _sighting(self, graph: Graph, tap: Tap) -> Sighting:
         seen = graph.sighting(tap)
@@ -346,7 +395,38 @@ class Planner:
                 f"layer={tap.name!r} is called {len(seen)} times in one forward pass: say which "
                 f"call, one of {names}"
             )
-        return seen[0]
+        return selection.in_time(graph, seen[0])
+
+
+def _advised(certified: Certified, found: list[Candidate]) -> Certified:
+    """Tell of a layer that promises more, and whose locations nobody knows."""
+    certificate = certified.certificate
+    better = [
+        item for item in found if item.may_be_map and item.grade.guarantee.rank < certificate.guarantee.rank
+    ]
+    if not better:
+        return certified
+    best = min(better, key=lambda item: item.preference)
+    advice = (
+        f"Advice: layer {best.sighting.tap.name!r}, of shape {best.sighting.shape}, is "
+        f"{best.grade.guarantee}, but neither operations nor a measurement show how its locations lie: if "
+        "they lie on a grid, say so with Explainer(model, grid=(rows, columns))."
+    )
+    return replace(certified, certificate=replace(certificate, advice=advice))
+
+
+def _no_map(name: str, shape: tuple[int, ...], placed: Placed) -> str:
+    where = f"layer={name!r} gives shape {shape}"
+    remedy = (
+        "choose another layer, see hirescam.layers(model, images), or say how its positions are arranged "
+        "with Explainer(model, grid=(rows, columns))"
+    )
+    if placed.unknown:
+        return (
+            f"{where}, and neither the operations before it nor a measurement show which of its axes are "
+            f"locations: {remedy}"
+        )
+    return f"{where}, which is no map of locations: {placed.why}; {remedy}"
 
 
 def _sample(call: Call, target: Target) -> tuple[Call, Target]:
@@ -369,11 +449,12 @@ def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
 
 def _key(call: Call, target: Target) -> tuple[object, ...]:
     """What a certificate depends on: the kind of image, of score and of arithmetic."""
-    images = call.images
+    images = call.own
     kind = "class" if is_class_target(target) and not isinstance(target, Region) else _identity(target)
     half = torch.is_autocast_enabled(images.device.type)
     arithmetic = (images.dtype, half, precision_of(images))
-    return (tuple(images.shape[1:]), images.device, arithmetic, kind)
+    shape = tuple(images.shape) if call.axes.letters[0] != "b" else tuple(images.shape[1:])
+    return (shape, call.key, images.device, arithmetic, kind)
 
 
 def _identity(target: object) -> object:

@@ -51,8 +51,8 @@ def fuse(explanations: Sequence[Explanation], how: Fusion = "mean") -> Explanati
     first = explanations[0]
     if any(not torch.equal(one.target, first.target) for one in explanations):
         raise InputError("explanations are of different targets: explain the same classes at every layer")
-    finest = max((one.grid for one in explanations), key=lambda grid: torch.Size(grid).numel())
-    maps = torch.stack([resize(one.on_grid, finest, "bilinear") for one in explanations])
+    finest = max(explanations, key=lambda one: torch.Size(one.grid).numel())
+    maps = torch.stack([resize(one.on_grid, finest.grid, "bilinear") for one in explanations])
     if how == "product":
         maps = maps / _over_space(maps.abs(), torch.amax).clamp_min(_TINY)
     elif how == "refine":
@@ -60,7 +60,11 @@ def fuse(explanations: Sequence[Explanation], how: Fusion = "mean") -> Explanati
         maps = maps / _over_space(maps, torch.amax).clamp_min(_TINY)
     names = " + ".join(f"{one.rule} at {one.layer}" for one in explanations)
     layers = "+".join(dict.fromkeys(one.layer for one in explanations))
-    return _void(replace(first, layer=layers, grid=finest, prefix=0), _FUSE[how](maps), f"{how} of {names}")
+    return _void(
+        replace(first, layer=layers, grid=finest.grid, places=finest.places, prefix=0),
+        _FUSE[how](maps),
+        f"{how} of {names}",
+    )
 
 
 def _over_space(maps: Tensor, reduce: Callable[..., Tensor]) -> Tensor:

@@ -20,6 +20,8 @@ def explain(  # noqa: PLR0913 - the constructor's and the call's arguments, in o
     rule: str | Rule = "hirescam",
     output: OutputSelector = None,
     grid: tuple[int, ...] | None = None,
+    axes: str | None = None,
+    input: int | str | None = None,
     differentiable: bool = False,
     audit: float = 0.0,
 ) -> Explanation:
@@ -32,7 +34,9 @@ def explain(  # noqa: PLR0913 - the constructor's and the call's arguments, in o
         layer: name or module; None chooses the strongest guarantee.
         rule: name of a rule.
         output: how to find the logits in what the model returns.
-        grid: how tokens lie on the image, where that cannot be seen.
+        grid: how locations lie on the image, where operations do not show it.
+        axes: what the axes of the images are, such as ``"bhwc"``, see `Explainer`.
+        input: which of several inputs is explained.
         differentiable: keep the graph, so that the maps can stand in a loss.
         audit: check this share of the pictures in the real model, see `Explainer`.
 
@@ -45,11 +49,11 @@ def explain(  # noqa: PLR0913 - the constructor's and the call's arguments, in o
         >>> bool((result.raw.sum(-1) + result.offset - result.logits[:, 1:]).abs().max() < 1e-6)
         True
     """
-    explainer = Explainer(model, layer=layer, output=output, grid=grid, audit=audit)
+    explainer = Explainer(model, layer=layer, output=output, grid=grid, axes=axes, input=input, audit=audit)
     return explainer(images, target=target, rule=rule, differentiable=differentiable)
 
 
-def certify(
+def certify(  # noqa: PLR0913 - the same
     model: nn.Module,
     images: Inputs,
     layer: LayerName = None,
@@ -57,6 +61,8 @@ def certify(
     target: Target = None,
     output: OutputSelector = None,
     grid: tuple[int, ...] | None = None,
+    axes: str | None = None,
+    input: int | str | None = None,
 ) -> Certificate:
     """Say what is guaranteed about HiResCAM at one layer of a model.
 
@@ -66,9 +72,13 @@ def certify(
         layer: name or module; None certifies the layer that would be chosen.
         target: what is explained; matters only for functions and regions.
         output: how to find the logits in what the model returns.
-        grid: how tokens lie on the image, where that cannot be seen.
+        grid: how locations lie on the image, where operations do not show it.
+        axes: what the axes of the images are, such as ``"bhwc"``, see `Explainer`.
+        input: which of several inputs is explained.
     """
-    return Explainer(model, layer=layer, output=output, grid=grid).certify(images, target=target)
+    return Explainer(model, layer=layer, output=output, grid=grid, axes=axes, input=input).certify(
+        images, target=target
+    )
 
 
 def layers(
@@ -77,6 +87,8 @@ def layers(
     *,
     output: OutputSelector = None,
     grid: tuple[int, ...] | None = None,
+    axes: str | None = None,
+    input: int | str | None = None,
 ) -> list[Layer]:
     """List every place where the model can be explained, with its guarantee and the automatic choice."""
-    return Explainer(model, output=output, grid=grid).layers(images)
+    return Explainer(model, output=output, grid=grid, axes=axes, input=input).layers(images)

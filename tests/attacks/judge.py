@@ -76,7 +76,12 @@ def _disagreement(attack: Attack, scene: Scene, first: tuple[Any, Answer]) -> li
         return []
     try:
         own = hirescam.certify(
-            scene.model, images, layer=attack.layer, target=scene.target, output=attack.output
+            scene.model,
+            images,
+            layer=attack.layer,
+            target=scene.target,
+            output=attack.output,
+            input=attack.input,
         )
     except HirescamError as error:
         own = error

@@ -289,8 +289,9 @@ class SecondImage(Net):
 
 
 @constant(
-    "`model(region, image)`: the first input is no image, and the image's mean is added",
+    "`model(region, image)`, `input=0`: the first input is no image, and the image's mean is added",
     images=lambda: (torch.ones(2, 1, 16, 16), pictures()),
+    input=0,
 )
 class RegionBeforeTheImage(Net):
     def forward(self, region: Tensor, image: Tensor) -> Tensor:

@@ -160,6 +160,7 @@ class Attack:
         target: what is explained.
         layer: where; None leaves the choice to the library.
         output: how the logits are found.
+        input: which of several inputs is explained.
         play: what happens before the call that is judged.
         ask: the call that is judged.
         check: finds more that may be wrong afterwards.
@@ -179,6 +180,7 @@ class Attack:
     target: Any = None
     layer: str | None = "layer"
     output: Any = None
+    input: Any = None
     play: Callable[[Scene], Any] = nothing
     ask: Callable[[Scene], Any] = Scene.explain
     check: Callable[[Scene, Any], list[str]] = nothing
@@ -193,7 +195,7 @@ class Attack:
             model = self.build()
         for part in model.modules():
             part.training = False  # exported parts refuse eval()
-        explainer = hirescam.Explainer(model, layer=self.layer, output=self.output)
+        explainer = hirescam.Explainer(model, layer=self.layer, output=self.output, input=self.input)
         return Scene(model, self.images(), self.target, explainer)
 
 

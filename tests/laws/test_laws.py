@@ -85,9 +85,7 @@ def test_an_affine_head_obeys_both_laws(
 
 def fake_trace(gradients: Tensor, activations: Tensor) -> Trace:
     """The trace of a linear head after a curved layer: images go through asinh."""
-    from hirescam.passes.layout import Layout
-
-    space = tuple(activations.shape[2:])
+    from hirescam.passes.layout import simple
 
     def score(many: Tensor) -> Tensor:
         return torch.einsum("btk...,nbk...->nbt", gradients, many)
@@ -98,7 +96,7 @@ def fake_trace(gradients: Tensor, activations: Tensor) -> Trace:
         score=score(activations[None])[0],
         index=torch.zeros(gradients.shape[:2], dtype=torch.int64),
         logits=gradients.new_zeros(len(gradients), 3),
-        layout=Layout(1, space, space),
+        layout=simple(tuple(activations.shape), 1),
         output=activations,
         rescore=score,
         regrade=lambda changed: gradients,

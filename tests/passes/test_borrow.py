@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from hirescam import InputError, ModelError
 from hirescam.passes import borrow
-from hirescam.passes.borrow import as_call, check_model, eager, first_not_finite, parts, session
+from hirescam.passes.borrow import (
+    as_call,
+    check_model,
+    eager,
+    first_not_finite,
+    parts,
+    possible_calls,
+    session,
+)
 from toys import FlattenNet, images, ready
 
 
@@ -232,10 +240,27 @@ def test_several_inputs(named: bool) -> None:
     assert made.first(1) is made
 
 
-def test_the_first_image_among_the_inputs_is_the_image() -> None:
+def test_the_only_one_of_the_inputs_that_can_be_an_image_is_the_image() -> None:
+    one = images(1)
+    assert as_call((torch.zeros(1, 4), one)).key == 1
+    assert as_call({"n": torch.zeros(1, 4, 4, dtype=torch.int64), "a": one}).key == "a"
+
+
+def test_an_image_is_not_guessed_among_several() -> None:
     one, two = images(1), images(1)
-    assert as_call((torch.zeros(1, 4), one, two)).key == 1
-    assert as_call({"n": torch.zeros(1, 4, 4, dtype=torch.int64), "a": one, "b": two}).key == "a"
+    with pytest.raises(
+        InputError, match=r"2 inputs that could be the image \(1 of .*say .* input=1, or name"
+    ):
+        as_call((torch.zeros(1, 4), one, two))
+    assert as_call((torch.zeros(1, 4), one, two), input=2).key == 2
+    assert as_call({"a": one, "b": two}, input="b").own is two
+    assert [made.key for made in possible_calls({"a": one, "b": two, "c": None})] == ["a", "b"]
+    with pytest.raises(
+        InputError, match="input='c' is not one of the tensors in images: use one of 'a', 'b'"
+    ):
+        as_call({"a": one, "b": two}, input="c")
+    with pytest.raises(InputError, match="input=1 names one of several inputs, and images is one tensor"):
+        as_call(one, input=1)
 
 
 def test_double_precision_is_for_floats_alone() -> None:
@@ -325,7 +350,10 @@ def test_images_that_cannot_be_looked_at(image: Tensor, message: str) -> None:
         ([[1.0]], "has no float tensor .* among its 1 entries"),
         ("cat.jpg", r"must be a float tensor \(b, c, \*space\), got str: convert it first"),
         (torch.zeros(2, 2), r"one to three space axes, got \(2, 2\): add the missing axes"),
-        (torch.zeros(1, 2, 3, 4, 5, 6), r"one to three space axes, got \(1, 2, 3, 4, 5, 6\)$"),
+        (
+            torch.zeros(1, 2, 3, 4, 5, 6),
+            r"one to three space axes, got \(1, 2, 3, 4, 5, 6\): say what they are with axes=",
+        ),
         (torch.zeros(2, 2, 8, 8, dtype=torch.int64), r"got torch.int64 of shape \(2, 2, 8, 8\)"),
         ({"a": torch.zeros(3), "b": torch.zeros(1, 1, 1).int()}, "has no float tensor .* its 2 entries"),
         (torch.zeros(2, 0, 3), r"images is empty, its shape is \(2, 0, 3\)"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hirescam import LayerError
 from hirescam.passes.cut import Cut, Site, _batch_norm, look, output_at, run_from
 from hirescam.passes.taps import Place, Tap, parse
-from passes.made import call, close, run, site
+from passes.made import call, close, laid_out, run, site
 from toys import AllButLast, FlattenNet, FunctionalNet, NormNet, SegNet, Shared, images, ready
 
 
@@ -313,11 +313,13 @@ class TwoInputs(nn.Module):
 
 def test_other_images_at_a_layer() -> None:
     model, x, others = ready(FlattenNet()), images(2), images(3)
-    close(output_at(site(model), call(x), others), model.features(others).detach())
+    close(output_at(laid_out(site(model), call(x)), call(x), others), model.features(others).detach())
     both = ready(TwoInputs())
     both.net = model
     given = call((torch.zeros(2, 3), x))
-    close(output_at(site(both, "net.features"), given, others), model.features(others).detach())
+    close(
+        output_at(laid_out(site(both, "net.features"), given), given, others), model.features(others).detach()
+    )
 
 
 # Batch normalisation --------------------------------------------------------------------------

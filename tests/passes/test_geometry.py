@@ -1,340 +1,24 @@
-"""Axes: followed through operations, and held against values that show where every entry came from."""
+"""Axes of one pass: where they start, what has none, what operations do not show, and which are channels."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import nan
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import hirescam
-from hirescam.errors import LayerError
-from hirescam.passes import taps
-from hirescam.passes.geometry import Axes, Geometry, Part, Role, channels, laid, size_of, unknown
-from hirescam.passes.layout import Layout
-
-BATCH, CHANNELS = 2, 3
-DOUBLE = torch.float64
-
-
-@contextmanager
-def shown_to(geometry: Geometry) -> Iterator[None]:
-    """Show the operations of a block to a geometry."""
-
-    def plain(func: Any, args: Any, kwargs: Any) -> Any:
-        return func(*args, **kwargs)
-
-    def shown(func: Any, args: Any, kwargs: Any) -> Any:
-        result = func(*args, **kwargs)
-        geometry.operation(func, args, kwargs, result)
-        return result
-
-    with taps.Modes(plain, shown) as modes:
-        modes.start_operations()
-        yield
-
-
-def follow(function: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Tensor, Axes]:
-    """What a function returns, and its axes."""
-    geometry = Geometry(lambda tensor: False)
-    geometry.start(image)
-    with shown_to(geometry):
-        result = function(image)
-    axes = geometry.of(result)
-    assert axes is not None
-    assert [size_of(axis) for axis in axes] == list(result.shape)
-    return result, axes
-
-
-def entries(axis: tuple[Part, ...], wanted: Callable[[Part, int], float]) -> Tensor:
-    """For every entry of an axis, the sum of something over its parts."""
-    total = torch.zeros(1, dtype=DOUBLE)
-    for part in axis:
-        if part.inner:
-            row = torch.full((part.size,), nan, dtype=DOUBLE)
-            inner = entries(part.inner, wanted)
-            row[part.before : part.before + len(inner)] = inner
-        else:
-            row = torch.tensor([wanted(part, i) for i in range(part.size)], dtype=DOUBLE)
-        total = (total[:, None] + row).flatten()
-    return total
-
-
-def predicted(axes: Axes, wanted: Callable[[Part, int], float]) -> Tensor:
-    total = torch.zeros([1] * len(axes), dtype=DOUBLE)
-    for i, axis in enumerate(axes):
-        total = total + entries(axis, wanted).reshape([-1 if i == j else 1 for j in range(len(axes))])
-    return total
-
-
-def place(dim: int) -> Callable[[Part, int], float]:
-    return lambda part, i: part.first + part.step * i if (part.role, part.dim) == (Role.PLACE, dim) else 0.0
-
-
-def ramp(shape: tuple[int, ...], axis: int) -> Tensor:
-    """An image whose values say where they are along one axis."""
-    values = torch.arange(shape[axis], dtype=DOUBLE)
-    return values.reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape).clone()
-
-
-# Moving entries about -------------------------------------------------------------------------
-
-
-def halves(x: Tensor, dim: int) -> Tensor:
-    return torch.cat(x.chunk(2, dim), dim)
-
-
-def token_in_front(x: Tensor) -> Tensor:
-    return torch.cat([torch.full((len(x), 1, x.shape[2]), nan, dtype=x.dtype), x], 1)
-
-
-def windows(x: Tensor) -> Tensor:
-    b, c, h, w = x.shape
-    return x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, c)
-
-
-def back_from_windows(x: Tensor) -> Tensor:
-    b, c, h, w = x.shape
-    return windows(x).view(b, h // 2, w // 2, 2, 2, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
-
-
-MOVES: dict[str, Callable[[Tensor], Tensor]] = {
-    "nothing": lambda x: x,
-    "channels last": lambda x: x.permute(0, 2, 3, 1).contiguous(),
-    "tokens": lambda x: x.flatten(2).transpose(1, 2),
-    "tokens behind another": lambda x: token_in_front(x.flatten(2).transpose(1, 2)),
-    "and without it again": lambda x: token_in_front(x.flatten(2).transpose(1, 2))[:, 1:],
-    "rows of tokens": lambda x: token_in_front(x.flatten(2).transpose(1, 2)).reshape(-1, x.shape[1]),
-    "windows": windows,
-    "windows and back": back_from_windows,
-    "rolled and back": lambda x: back_from_windows(x.roll((-1, -1), (2, 3))).roll((1, 1), (2, 3)),
-    "flipped": lambda x: x.flip(2, 3),
-    "flipped twice": lambda x: x.flip(2).flip(2),
-    "cropped": lambda x: x[:, :, 1:-1, ::2],
-    "halves": lambda x: halves(x, 3),
-    "a row": lambda x: x[:, :, 2],
-    "squeezed": lambda x: x[:, :, 2:3].squeeze(2),
-    "unsqueezed": lambda x: x.unsqueeze(1),
-    "flat": lambda x: x.flatten(1),
-    "all in one": lambda x: x.flatten(),
-    "batch and channels in one": lambda x: x.flatten(0, 1),
-    "swapped": lambda x: x.mT,
-    "expanded": lambda x: x[:, :, None].expand(-1, -1, 5, -1, -1),
-    "unfolded by views": lambda x: x.unflatten(3, (2, -1)).movedim(3, 1),
-    "copied": lambda x: torch.empty_like(x).copy_(x),
-    "a pair": lambda x: torch.stack([x, x], 1)[:, 0],
-}
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_moved_entries_are_where_their_values_say(name: str) -> None:
-    check(MOVES[name], (BATCH, CHANNELS, 4, 6))
-
-
-def check(move: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
-    roles = {0: Role.BATCH, 1: Role.CHANNEL}
-    for axis in range(len(shape)):
-        values, axes = follow(move, ramp(shape, axis))
-        told = [part.role for row in axes for part in row]
-        if Role.UNKNOWN in told or any(part.turn for row in axes for part in row):
-            continue
-        if axis >= 2:
-            if any(part.dim == axis - 2 for row in axes for part in _flat(row) if part.role is Role.PLACE):
-                shown = predicted(axes, place(axis - 2)).expand(values.shape)
-                torch.testing.assert_close(values, shown, equal_nan=True)
-            continue
-        for i, row in enumerate(axes):  # values vary along a part only if it has the role
-            varies = bool((values.diff(dim=i).nan_to_num(0) != 0).any()) if values.shape[i] > 1 else False
-            assert not varies or any(part.role is roles[axis] for part in _flat(row)), (axis, i, axes)
-
-
-def _flat(row: tuple[Part, ...]) -> list[Part]:
-    return [one for part in row for one in (_flat(part.inner) if part.inner else [part])]
-
-
-@st.composite
-def chains(draw: st.DrawFn) -> list[tuple[str, Any]]:
-    kinds = ["permute", "split", "join", "flip", "slice", "roll", "halves", "unsqueeze"]
-    return [
-        (draw(st.sampled_from(kinds)), draw(st.randoms(use_true_random=False)))
-        for _ in range(draw(st.integers(1, 6)))
-    ]
-
-
-def step(x: Tensor, kind: str, random: Any) -> Tensor:
-    dim = random.randrange(x.ndim)
-    if kind == "permute":
-        return x.permute(random.sample(range(x.ndim), x.ndim))
-    if kind == "split":
-        factors = [f for f in range(2, x.shape[dim]) if x.shape[dim] % f == 0]
-        return x.unflatten(dim, (random.choice(factors), -1)) if factors else x
-    if kind == "join" and x.ndim > 2:
-        start = random.randrange(x.ndim - 1)
-        return x.flatten(start, start + 1)
-    if kind == "flip":
-        return x.flip(dim)
-    if kind == "slice" and x.shape[dim] > 2:
-        return x.narrow(dim, random.randrange(2), x.shape[dim] - 1)
-    if kind == "roll":
-        return x.roll(1, dim)
-    if kind == "halves" and x.shape[dim] > 1:
-        return halves(x, dim)
-    return x.unsqueeze(dim) if kind == "unsqueeze" and x.ndim < 7 else x
-
-
-@given(chains())
-def test_chains_of_moves(chain: list[tuple[str, Any]]) -> None:
-    def move(x: Tensor) -> Tensor:
-        for kind, random in chain:
-            state = random.getstate()
-            x = step(x, kind, random)
-            random.setstate(state)  # the same steps for every image
-        return x
-
-    check(move, (2, 3, 4, 6))
-
-
-# Windows over places --------------------------------------------------------------------------
-
-
-def ones(layer: nn.Module) -> nn.Module:
-    for parameter in layer.parameters():
-        nn.init.ones_(parameter)
-    return layer.double().eval()
-
-
-WINDOWED: dict[str, nn.Module] = {
-    "convolution": nn.Conv2d(3, 4, 3, padding=1),
-    "without padding": nn.Conv2d(3, 4, 5),
-    "stride": nn.Conv2d(3, 4, 3, stride=2, padding=1),
-    "even kernel": nn.Conv2d(3, 4, 4, stride=4),
-    "dilated": nn.Conv2d(3, 4, 3, dilation=2, padding=2),
-    "two strides": nn.Conv2d(3, 4, (5, 3), stride=(4, 1), padding=(2, 1)),
-    "depthwise": nn.Conv2d(3, 6, 3, groups=3),
-    "mean": nn.AvgPool2d(2),
-    "mean with overlap": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
-    "adaptive": nn.AdaptiveAvgPool2d((4, 6)),
-    "padded": nn.ZeroPad2d((2, 1, 3, 1)),
-    "two": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.AvgPool2d(2)),
-    "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
-}
-
-
-@pytest.mark.parametrize("name", WINDOWED)
-def test_the_centre_of_what_a_location_sees(name: str) -> None:
-    """With weights of one, the mean place of all that reaches an inner location is where it lies."""
-    layer, image = ones(WINDOWED[name]), torch.zeros(1, 3, 16, 24, dtype=DOUBLE)
-    _, axes = follow(layer, image)
-    assert [part.role for axis in axes for part in axis] == [Role.BATCH, Role.CHANNEL, Role.PLACE, Role.PLACE]
-    jacobian = torch.func.jacrev(lambda x: layer(x)[0, 0])(image)[:, :, 0].sum(2)  # (rows, columns, 16, 24)
-    for dim in (0, 1):
-        where = ramp((16, 24), dim)
-        seen = (jacobian * where).sum((2, 3)) / jacobian.sum((2, 3))
-        shown = predicted(axes, place(dim))[0, 0].expand(seen.shape)
-        rows, columns = (slice(n // 4, n - n // 4) for n in seen.shape)
-        torch.testing.assert_close(seen[rows, columns], shown[rows, columns])
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.ConvTranspose2d(3, 4, 2, stride=2),
-        nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1),
-        nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1),
-        nn.Upsample(scale_factor=2),
-        nn.Upsample(scale_factor=2, mode="bicubic"),
-        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
-    ],
-)
-def test_finer_locations_lie_between_the_ones_they_came_from(layer: nn.Module) -> None:
-    _, axes = follow(layer.double(), torch.zeros(1, 3, 8, 10, dtype=DOUBLE))
-    for axis, size in zip(axes[2:], (8, 10), strict=True):
-        (part,) = axis
-        assert part.size == 2 * size
-        assert part.step == 0.5
-        assert abs(part.first + part.step * (part.size - 1) / 2 - (size - 1) / 2) <= 0.25
-
-
-def test_signals_and_volumes() -> None:
-    for conv, pool, ndim in ((nn.Conv1d, nn.AvgPool1d, 1), (nn.Conv3d, nn.AvgPool3d, 3)):
-        net = nn.Sequential(conv(3, 4, 3, padding=1), pool(2)).double()
-        _, axes = follow(net, torch.zeros(2, 3, *[8] * ndim, dtype=DOUBLE))
-        places = [Part(Role.PLACE, 4, dim, 2.0, 0.5) for dim in range(ndim)]
-        assert axes == ((Part(Role.BATCH, 2),), channels(4), *((part,) for part in places))
-
-
-# Values that are computed ---------------------------------------------------------------------
-
-KEEP: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "in place": lambda x: F.hardswish(x.clone(), inplace=True),
-    "added to itself": lambda x: x + x,
-    "with a bias": lambda x: x + torch.ones(3, 1, 1).double(),
-    "gated": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
-    "batch norm": lambda x: F.batch_norm(x, torch.zeros(3).double(), torch.ones(3).double()),
-    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
-    "group norm": lambda x: F.group_norm(x, 1),
-    "softmax": lambda x: x.softmax(1),
-    "double": lambda x: x.float().double(),
-}
-
-
-@pytest.mark.parametrize("name", KEEP)
-def test_values_that_are_computed_one_by_one_stay_where_they_are(name: str) -> None:
-    image = torch.rand(2, 3, 4, 6, dtype=DOUBLE)
-    assert follow(KEEP[name], image)[1] == follow(lambda x: x, image)[1]
-
-
-def roles(axes: Axes) -> str:
-    return " ".join("*".join(part.role for part in axis) or "one" for axis in axes)
-
-
-WEIGHT = torch.ones(5, 3, dtype=DOUBLE)
-
-
-def tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).mT
-
-
-PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "linear": (lambda x: F.linear(x.movedim(1, -1), WEIGHT), "batch place place channel"),
-    "linear after flatten": (lambda x: x.flatten(1) @ torch.ones(72, 5).double(), "batch channel"),
-    "places mixed": (lambda x: F.linear(x.flatten(2), torch.ones(9, 24).double()), "batch channel unknown"),
-    "einsum": (lambda x: torch.einsum("bchw,kc->bkhw", x, WEIGHT), "batch channel place place"),
-    "weights first": (lambda x: WEIGHT @ x.flatten(2), "batch channel place*place"),
-    "attention": (lambda x: tokens(x) @ tokens(x).mT, "batch place*place place*place"),
-    "attended": (
-        lambda x: (tokens(x) @ tokens(x).mT).softmax(-1) @ tokens(x), "batch place*place channel",
-    ),
-    "attention as one": (
-        lambda x: F.scaled_dot_product_attention(*[tokens(x)[:, None]] * 3)[:, 0],
-        "batch place*place channel",
-    ),
-    "mean": (lambda x: x.mean((2, 3)), "batch channel"),
-    "kept": (lambda x: x.amax((2, 3), keepdim=True), "batch channel one one"),
-    "expanded": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x) * 1, "batch channel copy copy"),
-    "gathered": (lambda x: x[:, :, torch.tensor([1, 0])], "unknown unknown unknown unknown"),
-    "sorted": (lambda x: x.sort(-1).values, "unknown unknown unknown unknown"),
-    "two orders": (lambda x: x + x.flip(2), "batch channel unknown place"),
-    "by frames": (lambda x: x.movedim(2, 1).flatten(0, 1), "batch*place channel place"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_what_products_make_of_axes(name: str) -> None:
-    function, expected = PRODUCTS[name]
-    assert roles(follow(function, torch.rand(2, 3, 4, 6, dtype=DOUBLE))[1]) == expected
+from hirescam.passes.geometry import Geometry
+from hirescam.passes.input_axes import InputAxes, usual_axes
+from hirescam.passes.parts import Part, Role, channels, unknown
+from hirescam.planning import Planner
+from passes.made import call
+from passes.test_axis_rules import shown_to
 
 
 def test_what_does_not_depend_on_the_image_has_no_axes() -> None:
     geometry = Geometry(lambda tensor: False)
     image = torch.rand(2, 3, 4, 6)
-    geometry.start(image)
+    geometry.start(image, usual_axes(image))
     with shown_to(geometry):
         weight = torch.ones(3) * 2
         zeros = torch.zeros_like(image)
@@ -347,82 +31,70 @@ def test_what_depends_on_the_image_and_was_not_seen_is_unknown() -> None:
     assert geometry.of(torch.zeros(2, 3)) == (unknown(2), unknown(3))
 
 
-# Layouts --------------------------------------------------------------------------------------
-
-B, C = (Part(Role.BATCH, 2),), channels(5)
-ROWS, COLUMNS = Part(Role.PLACE, 4, 0, 2.0), Part(Role.PLACE, 6, 1, 2.0)
-TOKENS = (ROWS, COLUMNS)
-BEHIND = (Part(Role.PLACE, 26, inner=TOKENS, before=2),)
-
-LAYOUTS: list[tuple[Axes, Layout]] = [
-    ((B, C, (ROWS,), (COLUMNS,)), Layout(1, (4, 6), (4, 6))),
-    ((B, (ROWS,), (COLUMNS,), C), Layout(3, (4, 6), (4, 6))),
-    ((B, TOKENS, C), Layout(2, (4, 6), (4, 6))),
-    ((B, C, TOKENS), Layout(1, (4, 6), (4, 6))),
-    ((B, BEHIND, C), Layout(2, (26,), (4, 6), 2)),
-    ((B, C, (COLUMNS,)), Layout(1, (1, 6), (1, 6))),
-    ((B, C, (), (COLUMNS,)), Layout(1, (1, 6), (1, 6))),
-    ((B, (), (ROWS,), (COLUMNS,)), Layout(1, (4, 6), (4, 6))),
-    ((B, C, (), ()), Layout(1, (1, 1), (1, 1))),
-    ((B, (), C, (ROWS,), (COLUMNS,)), Layout(2, (4, 6), (4, 6))),
-    ((B, (ROWS,), (), (COLUMNS,), C), Layout(4, (4, 6), (4, 6))),
-    ((B, C, (ROWS,), ()), Layout(1, (4, 1), (4, 1))),
-]
+def test_an_image_starts_with_axes_as_they_are_said() -> None:
+    geometry, image = Geometry(lambda tensor: False), torch.rand(4, 2, 6, 3)
+    geometry.start(image, InputAxes("hbwc"))
+    rows, columns = Part(Role.PLACE, 4, 0), Part(Role.PLACE, 6, 1)
+    assert geometry.of(image) == ((rows,), (Part(Role.BATCH, 2),), (columns,), channels(3))
 
 
-@pytest.mark.parametrize(("axes", "expected"), LAYOUTS)
-def test_layouts(axes: Axes, expected: Layout) -> None:
-    assert laid(axes, 2) == expected
-    tensor = torch.rand([size_of(axis) for axis in axes])
-    read = expected.read(tensor)
-    assert read.shape == (2, size_of(axes[expected.channel_axis]), *expected.space)
-    assert torch.equal(expected.write(read, tuple(tensor.shape)), tensor)
+def test_a_part_that_is_written_into_zeros_goes_on_beyond_itself() -> None:
+    geometry, image = Geometry(lambda tensor: False), torch.rand(2, 3, 4, 6)
+    geometry.start(image, usual_axes(image))
+    with shown_to(geometry):
+        canvas = torch.zeros(2, 3, 8, 10)
+        canvas[..., 1:5, 3:9].copy_(image)
+    axes = geometry.of(canvas)
+    assert axes is not None
+    assert [(axis[0].size, axis[0].first) for axis in axes[2:]] == [(8, -1.0), (10, -3.0)]
+    with shown_to(geometry):
+        turned = torch.zeros(2, 3, 6, 4)
+        turned.mT.copy_(image)
+    assert geometry.of(turned) is None or Role.UNKNOWN in {
+        part.role for a in geometry.of(turned) for part in a
+    }
 
 
-def test_layouts_of_volumes() -> None:
-    """An axis of the image that is gone, before or after the others, and one that is new."""
-    depth, rows, columns = ((Part(Role.PLACE, size, dim),) for dim, size in enumerate((3, 4, 6)))
-    for axes, grid in (
-        ((B, C, depth, rows), (3, 4, 1)),
-        ((B, rows, columns, C), (1, 4, 6)),
-        ((B, C, depth, (), columns), (3, 1, 6)),
-        ((B, (), depth, C, rows, columns), (3, 4, 6)),
-        ((B, C, (*depth, *rows), columns), (3, 4, 6)),
-    ):
-        layout = laid(axes, 3)
-        assert layout is not None
-        assert layout.space == layout.grid == grid
-        tensor = torch.rand([size_of(axis) for axis in axes])
-        read = layout.read(tensor)
-        assert read.shape == (2, 5, *grid)
-        assert torch.equal(layout.write(read, tuple(tensor.shape)), tensor)
+# Which axis is taken for channels -------------------------------------------------------------
+
+
+class Takes(nn.Module):
+    """A first layer, and what is done to the images before it."""
+
+    def __init__(self, layer: nn.Module, before: Any = lambda x: x) -> None:
+        super().__init__()
+        self.layer, self.before = layer, before
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(self.before(x))
+        out = out[0] if isinstance(out, tuple) else out
+        return out.reshape(len(x), -1)[:, :4]
 
 
 @pytest.mark.parametrize(
-    "axes",
-    [(B, C, unknown(4), (COLUMNS,)), (B, C, (Part(Role.COPY, 4),), (COLUMNS,)), ()],
-)
-def test_what_is_not_known_has_no_layout(axes: Axes) -> None:
-    assert laid(axes, 2) is None
-
-
-@pytest.mark.parametrize(
-    ("axes", "why"),
+    ("net", "shape", "axis"),
     [
-        ((B, C, C, TOKENS), "it has 2 axes of channels"),
-        ((B, TOKENS, TOKENS), "it has 0 axes of channels"),
-        ((B, C, TOKENS, TOKENS), "an axis of the image is there twice"),
-        ((B, C, (COLUMNS,), (ROWS,)), "in another order"),
-        ((B, C, (Part(Role.PLACE, 4, 0, -2.0),), (COLUMNS,)), "in another order"),
-        ((B, C, (Part(Role.PLACE, 4, 0, turn=1),), (COLUMNS,)), "in another order"),
-        ((B, (*C, ROWS), (COLUMNS,), C), "channels and places are in one axis"),
-        (((*B, ROWS), C, (COLUMNS,)), "not the images of the batch"),
-        ((B, C, (Part(Role.PLACE, 27, inner=TOKENS, before=2),)), "come after those that have one"),
+        (Takes(nn.Conv2d(3, 4, 3)), (2, 3, 8, 8), None),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x.permute(0, 3, 1, 2)), (2, 8, 9, 3), 3),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x.flatten(0, 1)), (2, 5, 3, 8, 8), 2),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x[:, 0]), (2, 5, 3, 8, 8), 2),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: torch.cat(x.unbind(1))), (2, 5, 3, 8, 8), 2),
+        (Takes(nn.Conv3d(3, 4, 3)), (2, 3, 5, 8, 8), None),
+        (Takes(nn.Linear(5, 4)), (2, 9, 5), 2),
+        (Takes(nn.Linear(9, 4), lambda x: x.mT), (2, 9, 5), None),
+        (Takes(nn.LSTM(5, 4, batch_first=True)), (2, 9, 5), 2),
+        (Takes(nn.GRU(9, 4, batch_first=True), lambda x: x.mT), (2, 9, 5), None),
+        (Takes(nn.Conv2d(1, 4, (1, 3)), lambda x: x[:, None]), (2, 9, 15), None),
+        (Takes(nn.LSTM(8, 4, batch_first=True), lambda x: x.squeeze(1)), (2, 1, 6, 8), None),
+        (Takes(nn.Linear(192, 4), lambda x: x.flatten(1)), (2, 3, 8, 8), None),
     ],
 )
-def test_axes_that_are_no_map(axes: Axes, why: str) -> None:
-    with pytest.raises(LayerError, match=why):
-        laid(axes, 2)
+def test_which_axis_the_first_sums_are_taken_over(
+    net: nn.Module, shape: tuple[int, ...], axis: int | None
+) -> None:
+    planner = Planner(net.eval(), None, None, None, None)
+    planner.look()
+    assert planner.graph(call(torch.randn(shape)), None).channel_axis == axis
 
 
 # Networks that people have --------------------------------------------------------------------
@@ -509,11 +181,12 @@ class Blocks(nn.Module):
         return self.fc(self.norm(a.permute(0, 3, 5, 2, 4, 1).flatten(1, 4)).mean(1))
 
 
-def test_tokens_in_another_order_are_not_drawn() -> None:
+def test_tokens_in_another_order_are_drawn_in_their_place() -> None:
     net, x = Blocks().eval(), torch.randn(1, 3, 32, 32)
-    with pytest.raises(LayerError, match=r"which is no map of locations: .* in pieces"):
-        hirescam.explain(net, x, layer="norm")
-    assert hirescam.explain(net, x).layer == "embed"
+    found = hirescam.explain(net, x, target=1, layer="norm")
+    want = (net.norm(net.embed(x).movedim(1, -1)) @ net.fc.weight[1]) / 64
+    torch.testing.assert_close(found.raw[:, 0], want.detach())
+    assert found.certificate.guarantee == "exact"
 
 
 class Attention(nn.Module):
@@ -527,6 +200,32 @@ class Attention(nn.Module):
         tokens = self.embed(x).flatten(2).mT
         q, k, v = self.mix(tokens).chunk(3, -1)
         return self.fc((tokens + (q @ k.mT).softmax(-1) @ v).mean(1))
+
+
+class Pool(nn.Module):
+    """An attention over places without a way around it, read at one of them."""
+
+    def __init__(self, fused: bool, questions: int) -> None:
+        super().__init__()
+        self.embed, self.ask = nn.Conv2d(3, 16, 4, stride=4), nn.Parameter(torch.randn(1, questions or 1, 16))
+        self.fused, self.questions, self.fc = fused, questions, nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).mT
+        query = self.ask.expand(len(x), -1, -1) if self.questions else tokens
+        if self.fused:
+            answers = nn.functional.scaled_dot_product_attention(query, tokens, tokens)
+        else:
+            answers = (query @ tokens.mT).softmax(-1) @ tokens
+        return self.fc(answers[:, 0])
+
+
+@pytest.mark.parametrize("questions", [0, 1, 5])
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_an_attention_answers_has_no_places(fused: bool, questions: int) -> None:
+    net, x = Pool(fused, questions).eval(), torch.randn(1, 3, 32, 32)
+    result = hirescam.explain(net, x)
+    assert (result.layer, result.certificate.guarantee) == ("embed", "none")
 
 
 def test_inside_an_attention_there_is_no_map() -> None:

@@ -43,11 +43,11 @@ def verdict(*head: Op, bypass: bool = False, doubt: str = "", offset: str = "of 
 # The whole ------------------------------------------------------------------------------------
 
 
-def test_axes_that_only_a_shape_speaks_for() -> None:
-    words = "only its shape speaks for it: check that the map lies as it should, or say so with grid=."
-    assert words in str(replace(PLAIN, geometry="shape"))
-    for known in ("operations", "given"):
-        assert "shape" not in str(replace(PLAIN, geometry=known))
+def test_how_the_places_are_known() -> None:
+    measured, given = (str(replace(PLAIN, geometry=how)) for how in ("measured", "given"))
+    assert "where they lie, was measured with noise: the model's operations do not show it." in measured
+    assert "How its locations lie was given with grid=." in given
+    assert str(replace(PLAIN, geometry="operations")) == str(PLAIN)
 
 
 def test_an_exact_certificate_word_for_word() -> None:

@@ -17,7 +17,7 @@ from hirescam.proof import judging
 from hirescam.proof.grade import Grade, grade
 from hirescam.proof.judging import Certified, certify_site, upheld
 from hirescam.proof.ops import Kind, Op
-from passes.made import call, run
+from passes.made import call, laid_out, run
 from toys import (
     CLASSES,
     SIDE,
@@ -232,7 +232,8 @@ def judge(
     if logits is None:
         with torch.no_grad():
             logits = model(*given) if isinstance(given, tuple) else model(given)
-    return certify_site(Site(model, Place(Tap(layer))), call(given), target, graded, logits)
+    site = laid_out(Site(model, Place(Tap(layer))), call(given))
+    return certify_site(site, call(given), target, graded, logits)
 
 
 def test_what_is_seen_in_the_cut_pass_weakens_the_grade_of_the_graph() -> None:
@@ -433,7 +434,7 @@ def test_a_model_that_does_not_run_with_another_layer_is_told() -> None:
         picky = False
 
     model = ready(Picky())
-    site = Site(model, Place(Tap("features")))
+    site = laid_out(Site(model, Place(Tap("features"))), call(images()))
     with torch.no_grad():
         logits = model(images())
     finished = run(model, images(), target=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hirescam.passes.layout import Layout
+from hirescam.passes.layout import simple
 from hirescam.passes.trace import Trace
 from hirescam.proof import laws
 from hirescam.proof.laws import Laws, judged, measure, rounding_of, tolerance_of
@@ -31,9 +31,9 @@ def linear(batch: int = 2, count: int = 2, space: tuple[int, ...] = (3, 4)) -> t
     traced = Trace(
         activations=activations, gradients=gradients, score=score(activations[None])[0],
         index=torch.zeros(batch, count, dtype=torch.int64), logits=activations.new_zeros(batch, 5),
-        layout=Layout(1, space, space), output=activations, rescore=score, regrade=lambda x: gradients,
-        head_replayed=True, held=False, precision=torch.float64, images=nothing, score_images=lambda x: x,
-        retrace=lambda x: traced, curvature=lambda x: x,
+        layout=simple(tuple(activations.shape), 1), output=activations, rescore=score,
+        regrade=lambda x: gradients, head_replayed=True, held=False, precision=torch.float64,
+        images=nothing, score_images=lambda x: x, retrace=lambda x: traced, curvature=lambda x: x,
     )  # fmt: skip
     return traced, rule(traced)
 

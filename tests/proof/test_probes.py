@@ -602,10 +602,10 @@ def test_a_model_for_one_size_of_batch_is_asked_one_by_one(error: Exception, siz
 def test_dense_outputs_are_asked_too() -> None:
     from hirescam import Region
     from hirescam.passes.trace import Wish, forward
-    from passes.made import call, site
+    from passes.made import call, laid_out, site
 
-    model, mask = ready(SegNet()), torch.ones(SIDE, SIDE)
-    finished = forward(site(model, output="out"), call(images(2)), Wish(Region(1, mask)))
+    model, mask, x = ready(SegNet()), torch.ones(SIDE, SIDE), call(images(2))
+    finished = forward(laid_out(site(model, output="out"), x), x, Wish(Region(1, mask)))
     answers, findings = asked(finished)
     assert answers.logits.shape == (4, 2, 5, SIDE, SIDE)
     assert findings.doubts == ()

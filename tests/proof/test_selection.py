@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 import hirescam
 from hirescam import Guarantee, LayerError
-from hirescam.passes.layout import Layout
+from hirescam.passes.layout import Layout, simple
 from hirescam.passes.state import State
 from hirescam.passes.taps import Place, Tap
 from hirescam.proof.grade import grade
 from hirescam.proof.graph import Sighting, read
 from hirescam.proof.ops import Kind, Op
+from hirescam.proof.placing import Placed, Places
 from hirescam.proof.selection import Candidate, candidates, listing, ranked
 from passes.made import call
 from toys import (
@@ -29,13 +30,16 @@ from toys import (
 )
 
 RELU, SOFTMAX = Op("relu", Kind.PIECEWISE), Op("softmax", Kind.OTHER)
-GRID = Layout(1, (4, 4), (4, 4))
+GRID = simple((1, 2, 4, 4), 1)
+
+
+GRAPH = read(State(ready(FlattenNet())), call(images(1)), None, None)
 
 
 def found(model: nn.Module, x: Tensor | None = None, grid: Any = None) -> tuple[Any, list[Candidate]]:
     given = call(images(2) if x is None else x)
     graph = read(State(ready(model)), given, None, None)
-    return graph, candidates(graph, given, grid)
+    return graph, candidates(graph, Places(model, given, grid))
 
 
 def names(model: nn.Module, x: Tensor | None = None) -> list[str]:
@@ -158,14 +162,14 @@ def test_layers_without_a_grid_are_listed_and_not_chosen() -> None:
     layers = {one.name: one for one in listing(graph, every, None)}
     assert layers["exp()"].space == ()
     assert layers["exp()"].guarantee is Guarantee.EXACT
-    assert listing(graph, ranked(every, Odd()), None)[0].name != "exp()"
+    assert listing(graph, ranked(every, Odd(), graph), None)[0].name != "exp()"
 
 
 def test_a_grid_that_does_not_fit_a_layer_is_no_error() -> None:
     _, every = found(FlattenNet(), grid=(4, 16))
-    assert [one.layout for one in every] == [None, None]
+    assert [one.placed.layout for one in every] == [None, None]
     _, every = found(FlattenNet(), grid=(SIDE, SIDE))
-    assert [one.layout for one in every] == [Layout(1, (SIDE, SIDE), (SIDE, SIDE))] * 2
+    assert [one.placed.layout for one in every] == [simple((2, 6, SIDE, SIDE), 1)] * 2
 
 
 # Order ----------------------------------------------------------------------------------------
@@ -176,14 +180,14 @@ def candidate(
 ) -> Candidate:
     tap = Tap(f"at{time}")
     return Candidate(
-        Sighting(tap, (None, time), None, (1, 2, 4, 4), (), time, Place(tap)),
-        layout,
+        Sighting(tap, (None, time), None, (1, 2, 4, 4), (), time, Place(tap), late=False),
+        Placed(layout),
         grade(ops, bypass=bypass),
     )
 
 
 def order(*given: Candidate) -> list[int]:
-    return [one.sighting.time for one in ranked(list(given), nn.Identity())]
+    return [one.sighting.time for one in ranked(list(given), nn.Identity(), GRAPH)]
 
 
 def test_the_strongest_guarantee_comes_first() -> None:
@@ -213,11 +217,13 @@ def test_then_the_one_nearest_the_input() -> None:
 
 
 def test_two_locations_at_least() -> None:
-    one, two = Layout(1, (1, 1), (1, 1)), Layout(1, (2,), (2,))
+    one, two = simple((1, 2, 1, 1), 1), simple((1, 2, 2), 1)
     assert order(
         candidate(1, layout=one), candidate(2, (SOFTMAX,), layout=two), candidate(3, layout=None)
     ) == [2]
-    with pytest.raises(LayerError, match="no layer of this Identity has a grid of at least two locations"):
+    with pytest.raises(
+        LayerError, match="no layer of this Identity is known to be a map of at least two locations"
+    ):
         order(candidate(1, layout=one), candidate(3, layout=None))
 
 
@@ -228,7 +234,7 @@ def test_two_locations_at_least() -> None:
 def test_the_best_layer_of_small_models(net: type, layer: str) -> None:
     model = ready(net())
     graph, every = found(model)
-    best = ranked(every, model)[0]
+    best = ranked(every, model, graph)[0]
     assert graph.place(best.sighting).tap.name == layer
     assert [one.name for one in hirescam.layers(model, images()) if one.chosen] == [layer]
 

@@ -9,7 +9,7 @@ from torch import nn
 from hirescam.explainer import LayerName
 from hirescam.rulebook import Rule
 from hirescam.verbs import explain
-from hirescam.views import Resample, resize
+from hirescam.views import Resample
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -54,5 +54,5 @@ def quantus_explain(  # noqa: PLR0913 - the first three and the last are Quantus
     images = torch.as_tensor(np.asarray(inputs)).to(device=device or like.device, dtype=like.dtype)
     classes = torch.as_tensor(np.asarray(targets)).reshape(-1).to(torch.int64)
     result = explain(model, images, target=classes.to(images.device), rule=rule, layer=layer)
-    found: Array = resize(result.on_grid, tuple(images.shape[2:]), resample).detach().float().cpu().numpy()
+    found: Array = result.view(resample=resample, scale=None).values.detach().float().cpu().numpy()
     return found

@@ -1,5 +1,6 @@
 """What was found, as the sections of one page."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hirescam import pages, reports
@@ -65,7 +66,7 @@ def _photo_item(photos: Photos, index: int) -> Item:
 
 def _without_laws(one: pages.Map) -> pages.Map:
     """Leave out figures that were measured on a whole batch, not on this map."""
-    return pages.Map(one.title, one.score, one.rows, one.note, one.blind)
+    return replace(one, laws=None)
 
 
 def pitch_section(pitch: Pitch) -> Section:

@@ -1,6 +1,6 @@
 """Lend a model for one call: check its state on the way in, leave everything as it was on the way out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from hirescam.errors import HirescamError, InputError, ModelError
+from hirescam.passes.input_axes import USUAL, InputAxes, usual_axes
 
 Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
 """What a model is called with: one tensor, positional arguments, or keyword arguments."""
@@ -114,29 +115,44 @@ def eager(model: nn.Module) -> Iterator[None]:
 class Call:
     """The arguments of one forward pass, and which of them is the image.
 
-    ``key`` is None where the inputs are one tensor, else the position or name of the image. ``given`` is the
-    shape of the images as the caller passed them.
+    Attributes:
+        inputs: what the model is called with.
+        key: None where that is one tensor, else the position or name of the image in it.
+        given: the shape of the images as the caller passed them.
+        axes: what their axes are.
     """
 
     inputs: Inputs
     key: int | str | None
     given: tuple[int, ...]
+    axes: InputAxes
 
     @property
-    def images(self) -> Tensor:
-        """The image batch ``(b, c, *space)``."""
+    def own(self) -> Tensor:
+        """The images as the model gets them."""
         if self.key is None:
             return self.inputs  # type: ignore[return-value]
         return self.inputs[self.key]  # type: ignore[index]
 
+    @property
+    def images(self) -> Tensor:
+        """The images as ``(b, c, *space)``, whatever the model gets."""
+        return self.axes.canonical(self.own)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The sizes of the images' space axes."""
+        return tuple(self.images.shape[2:])
+
     def replace(self, images: Tensor) -> "Call":
-        """Return the same call with other images."""
+        """Return the same call with other images ``(b, c, *space)``."""
+        own = self.axes.own(images)
         if self.key is None:
-            return replace(self, inputs=images)
+            return replace(self, inputs=own)
         if isinstance(self.inputs, dict):
-            return replace(self, inputs={**self.inputs, self.key: images})  # type: ignore[dict-item]
+            return replace(self, inputs={**self.inputs, self.key: own})  # type: ignore[dict-item]
         items = list(self.inputs)
-        items[self.key] = images  # type: ignore[index]
+        items[self.key] = own  # type: ignore[index]
         return replace(self, inputs=tuple(items))
 
     def others(self) -> list[Tensor]:
@@ -172,7 +188,8 @@ class Call:
             rows = isinstance(item, Tensor) and item.ndim > 0 and len(item) == count
             return item[number : number + 1] if rows else item
 
-        return replace(self, inputs=pytree.tree_map(part, self.inputs))
+        alone = replace(self, inputs=pytree.tree_map(part, self.inputs))
+        return alone.replace(self.images[number : number + 1])
 
     def in_double(self) -> "Call":
         """Return the call with every float tensor in float64."""
@@ -212,44 +229,90 @@ class Call:
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def as_call(images: Inputs | list[Any]) -> Call:
+def as_call(
+    images: Inputs | list[Any], axes: InputAxes | None = None, input: int | str | None = None
+) -> Call:
     """Check the images and copy what must not be touched.
 
     Args:
         images: a float tensor ``(b, c, *space)``, or a tuple or mapping of arguments that holds one.
+        axes: what its axes are, where they are others.
+        input: which of the arguments is the image; None where there is just one that can be it.
 
     Raises:
-        InputError: no batch, no float image, an integer image, or values that are not finite.
+        InputError: no batch, no float image, several that could be it, an integer image, or values that are
+            not finite.
     """
+    found = possible_calls(images, axes, input)
+    if len(found) > 1:
+        raise InputError(several(found))
+    return found[0]
+
+
+def possible_calls(
+    images: Inputs | list[Any], axes: InputAxes | None = None, input: int | str | None = None
+) -> list[Call]:
+    """The same, one call for each argument that could be the image."""
     if isinstance(images, Mapping):  # such as the BatchFeature of transformers
         images = dict(images)
     images = tuple(images) if isinstance(images, list) else images
-    key = _image_key(images)
-    image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index]
-    _check_image(image)
-    call = Call(images, key, tuple(image.shape))
-    return call.replace(image.clone()) if image.is_inference() else call
+    keys = [None] if isinstance(images, Tensor) else _image_keys(images, axes, input)
+    if isinstance(images, Tensor) and input not in (None, 0):
+        raise InputError(
+            f"input={input!r} names one of several inputs, and images is one tensor: leave it out"
+        )
+    found = []
+    for key in keys:
+        image: Tensor = images if key is None else images[key]  # type: ignore[assignment,index]
+        _check_image(image, axes)
+        call = Call(images, key, tuple(image.shape), axes or usual_axes(image))
+        found.append(call.replace(call.images.clone()) if image.is_inference() else call)
+    return found
 
 
-def _image_key(images: Inputs) -> int | str | None:
-    if isinstance(images, Tensor):
-        return None
+def several(found: list[Call]) -> str:
+    """That several inputs could be the image."""
+    which = ", ".join(f"{call.key!r} of shape {call.given}" for call in found)
+    return (
+        f"images has {len(found)} inputs that could be the image ({which}): say which one is explained with "
+        f"input={found[0].key!r}, or name a layer that only one of them goes through"
+    )
+
+
+def _image_keys(
+    images: Inputs, axes: InputAxes | None, input: int | str | None
+) -> Sequence[int | str | None]:
     if not isinstance(images, (tuple, list, dict)):
         raise InputError(
             f"images must be a float tensor (b, c, *space), got {type(images).__name__}: "
             "convert it first, for example torch.from_numpy(array)"
         )
-    pairs = images.items() if isinstance(images, dict) else enumerate(images)
-    for key, value in pairs:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 3:
-            return key
-    raise InputError(
-        "images has no float tensor with at least three axes (b, c, *space) among its "
-        f"{len(images)} entries: pass the image as a float tensor"
-    )
+    items: Iterable[tuple[int | str, Any]] = images.items() if isinstance(images, dict) else enumerate(images)
+    pairs = dict(items)
+    if input is not None:
+        if not isinstance(pairs.get(input), Tensor):
+            names = ", ".join(repr(key) for key, value in pairs.items() if isinstance(value, Tensor))
+            raise InputError(f"input={input!r} is not one of the tensors in images: use one of {names}")
+        return [input]
+    least, most = (len(axes.letters),) * 2 if axes else _USUAL_AXES
+    found = [
+        key
+        for key, value in pairs.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and least <= value.ndim <= most
+    ]
+    if not found:
+        wanted = f"{least} axes {axes.letters!r}" if axes else "at least three axes (b, c, *space)"
+        raise InputError(
+            f"images has no float tensor with {wanted} among its {len(images)} entries: pass the image as a "
+            "float tensor"
+        )
+    return found
 
 
-def _check_image(image: Tensor) -> None:
+_USUAL_AXES = min(USUAL), max(USUAL)
+
+
+def _check_image(image: Tensor, axes: InputAxes | None) -> None:
     shape = tuple(image.shape)
     if not image.is_floating_point():
         raise InputError(
@@ -263,10 +326,16 @@ def _check_image(image: Tensor) -> None:
         raise InputError(
             f"images must be float16, bfloat16, float32 or float64, got {image.dtype}: convert it"
         )
-    if not 3 <= image.ndim <= 5:
+    if axes is not None and image.ndim != len(axes.letters):
+        raise InputError(
+            f"images has shape {shape}, and axes={axes.letters!r} names {len(axes.letters)} axes: give one "
+            "letter for each"
+        )
+    if axes is None and image.ndim not in USUAL:
+        missing = ": add the missing axes with unsqueeze(0), or say what they are with axes=, such as 'bt'"
         raise InputError(
             f"images must have shape (b, c, *space) with one to three space axes, got {shape}"
-            + (": add the missing axes with unsqueeze(0)" if image.ndim < 3 else "")
+            + (missing if image.ndim < min(USUAL) else ": say what they are with axes=, such as 'bntchw'")
         )
     if 0 in shape:
         raise InputError(f"images is empty, its shape is {shape}: pass at least one image")

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from hirescam.errors import LayerError
 from hirescam.passes import taps
 from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.head import Head
 from hirescam.passes.held import normalisation
-from hirescam.passes.layout import Layout, infer
-from hirescam.passes.provenance import tensors_in
+from hirescam.passes.layout import Layout
+from hirescam.passes.provenance import exchanged, tensors_in
 from hirescam.passes.state import State, tensors_inside
 from hirescam.passes.taps import Place, Tap
 from hirescam.passes.targets import OutputSelector, Target, logits_of
@@ -34,19 +33,19 @@ class Site:
         model: the eager model.
         place: where the layer is in a forward pass.
         output: how to find the logits in the model's output.
-        grid: how locations are arranged, where that cannot be seen from the shape.
         progress: told (done, total) while many passes run.
         state: what the model consists of, where that is known already.
-        layout: how to read the layer's output for images of this size, where operations showed it.
+        layout: how to read the layer's output for images of this size; None is not known.
+        geometry: how that is known.
     """
 
     model: nn.Module
     place: Place
     output: OutputSelector = None
-    grid: tuple[int, ...] | None = None
     progress: Callable[[int, int], None] | None = None
     state: State | None = None
     layout: Layout | None = None
+    geometry: str = ""
 
     @property
     def tap(self) -> Tap:
@@ -56,19 +55,6 @@ class Site:
     def logits(self, output: Any, call: Call) -> Tensor:
         """Find the logits in what the model returned for a call."""
         return logits_of(output, self.output, call.images.shape[0])
-
-    @property
-    def geometry(self) -> str:
-        """How it is known which axes of the layer's output are locations."""
-        if self.grid is not None:
-            return "given"
-        return "shape" if self.layout is None else "operations"
-
-    def read(self, shape: tuple[int, ...], image: tuple[int, ...]) -> Layout | None:
-        """How to read an output of the layer: as the caller says, as operations showed, or by its shape."""
-        if self.layout is not None and self.grid is None:
-            return self.layout
-        return infer(shape, image, grid=self.grid)
 
     def watch(self, call: Call, target: Target) -> Watch:
         """What follows a pass: the model's own tensors, the other inputs and the target's are constants."""
@@ -104,7 +90,7 @@ class Cut:
     def active(self) -> Iterator[None]:
         """Watch while the block runs the model."""
         if self._site.place.all:
-            self.watch.follow(self._call.images)
+            self.watch.follow(self._call.own)
         watcher = taps.Watcher(
             self._site.model, self._site.place, self._take, self._function, self.watch.operation
         )
@@ -158,7 +144,7 @@ class Cut:
         self._leaf, self._fed, self._head = leaf, fed, Head(self.watch, fed)
         self.watch.follow(fed)
         torch._C._set_grad_enabled(True)
-        return pytree.tree_map(lambda item: fed if item is tensor else item, output)
+        return exchanged(output, tensor, fed)
 
     def _leaf_from(self, tensor: Tensor) -> Tensor:
         with torch.inference_mode(False):
@@ -185,7 +171,7 @@ def run_from(site: Site, call: Call, activations: Tensor, divisors: list[Functio
 
     def exchange(output: Any) -> Any:
         tensor = _only_float(site.tap, output)
-        return pytree.tree_map(lambda item: activations.clone() if item is tensor else item, output)
+        return exchanged(output, tensor, activations.clone())
 
     def on_function(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         normaliser = normalisation(taps.function_name(func), args, kwargs)
@@ -225,13 +211,15 @@ def look(site: Site, call: Call, *, inference: bool = True) -> tuple[Tensor, Ten
 
 
 def output_at(site: Site, call: Call, images: Tensor) -> Tensor:
-    """Run the model on other images and return the layer's own output."""
+    """Run the model on other images ``(n, c, *space)`` and return the layer's output ``(n, k, *space)``."""
+    assert site.layout is not None
     with session(grad=False):
         if call.key is None:
-            return look(site, call.replace(images), inference=False)[0]
+            return site.layout.read(look(site, call.replace(images), inference=False)[0])
         batch = call.images.shape[0]
         rows = [image.expand(batch, *image.shape) for image in images]
-        return torch.cat([look(site, call.replace(row), inference=False)[0][:1] for row in rows])
+        outputs = [look(site, call.replace(row), inference=False)[0] for row in rows]
+        return torch.cat([site.layout.read(output)[:1] for output in outputs])
 
 
 def _only_float(tap: Tap, output: Any) -> Tensor:

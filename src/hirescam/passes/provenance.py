@@ -12,9 +12,11 @@ them, or whether it was Python at all; only other threads and foreign libraries 
 comes back from there is unknown, hence hidden.
 """
 
+import copy
+from collections import UserDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -86,6 +88,33 @@ def _collect(item: Any, found: list[Tensor]) -> None:
             _collect(part, found)
     elif isinstance(item, slice):
         _collect((item.start, item.stop, item.step), found)
+    elif isinstance(item, UserDict):
+        _collect(item.data, found)
+    elif is_dataclass(item) and not isinstance(item, type):
+        _collect([getattr(item, one.name, None) for one in fields(item)], found)
+
+
+def exchanged(tree: Any, old: Tensor, new: Tensor) -> Any:
+    """The same nested lists, tuples, dicts and dataclasses with another tensor in the place of one."""
+    if tree is old:
+        return new
+    if isinstance(tree, list | tuple):
+        parts = [exchanged(part, old, new) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if isinstance(tree, dict | UserDict):
+        changed = copy.copy(tree)
+        for key, part in tree.items():
+            if (made := exchanged(part, old, new)) is not part:
+                changed[key] = made
+        return changed
+    if is_dataclass(tree) and not isinstance(tree, type):
+        same = copy.copy(tree)
+        for one in fields(tree):
+            part = getattr(tree, one.name, None)
+            if (made := exchanged(part, old, new)) is not part:
+                object.__setattr__(same, one.name, made)
+        return same
+    return tree
 
 
 class Provenance:

@@ -190,8 +190,7 @@ class Pass:
 
     def _rescore(self, activations: Tensor) -> Tensor:
         with session(grad=False):
-            many = self.layout.write(activations.flatten(0, 1), tuple(self.leaf.shape))
-            many = many.unflatten(0, activations.shape[:2]).to(self.leaf.dtype)
+            many = self.layout.write(activations, leading=1).to(self.leaf.dtype)
             if not self.cut.head.replayable:
                 return widen(torch.stack([self._rerun(item) for item in many]))
             parts = []
@@ -207,7 +206,7 @@ class Pass:
                 "other activations: choose a layer nearer to the score"
             )
         with session(grad=True):
-            leaf = self.layout.write(activations, tuple(self.leaf.shape)).to(self.leaf.dtype)
+            leaf = self.layout.write(activations).to(self.leaf.dtype)
             leaf = leaf.detach().requires_grad_()
             score = self._replay(leaf)[:, scores]
             return _canonical(_gradients_at(score, leaf, self), self.layout)
@@ -253,7 +252,7 @@ def forward(site: Site, call: Call, wish: Wish = Wish()) -> Pass:
         if not cut.watch.provenance.on_tape(score):
             raise LayerError(_disconnected(site.tap))
         cut.watch.finish(score if callable(wish.target) else logits)
-    layout = _layout(cut.leaf, call.images, site)
+    layout = _layout(cut.leaf, call, site)
     precision = precision_of(cut.leaf, logits, convolves=cut.head.convolves)
     return Pass(site, call, wish, cut, bound, layout, logits, score, precision)
 
@@ -297,13 +296,13 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _layout(leaf: Tensor, images: Tensor, site: Site) -> Layout:
-    layout = site.read(tuple(leaf.shape), tuple(images.shape[2:]))
-    if layout is None or leaf.shape[0] != images.shape[0]:
+def _layout(leaf: Tensor, call: Call, site: Site) -> Layout:
+    layout = site.layout
+    if layout is None or not layout.fits(tuple(leaf.shape), len(call.images)):
         raise LayerError(
-            f"layer={site.tap.name!r} gives shape {tuple(leaf.shape)} for images of shape "
-            f"{tuple(images.shape)}, in which no grid of locations can be found: say how its "
-            "positions are arranged with Explainer(model, grid=(rows, columns)), or choose another layer"
+            f"layer={site.tap.name!r} gives shape {tuple(leaf.shape)} for images of shape {call.given}, in "
+            "which no grid of locations can be found: say how its positions are arranged with "
+            "Explainer(model, grid=(rows, columns)), or choose another layer"
         )
     return layout
 
@@ -362,6 +361,4 @@ def _disconnected(tap: Tap) -> str:
 
 def _canonical(gradients: Tensor, layout: Layout) -> Tensor:
     """From ``(t, b, ...)`` in the layer's own shape to ``(b, t, k, *space)``."""
-    count, batch = gradients.shape[:2]
-    read: Tensor = layout.read(widen(gradients).flatten(0, 1)).unflatten(0, (count, batch))
-    return read.transpose(0, 1)
+    return layout.read(widen(gradients), leading=1).transpose(0, 1)

@@ -28,9 +28,9 @@ class Certificate:
         offset: what the offset is a constant of, as far as it was shown: ``"of the model"``, ``"for these
             other inputs"``, ``"of this image"``.
         precision: the arithmetic that limits the errors, such as ``"float32"``; ``""`` where it does not.
-        geometry: how it is known which axes of the layer's output are locations: ``"operations"`` of the
-            model showed it, it was ``"given"`` as a grid, or only its ``"shape"`` speaks for it, which proves
-            nothing.
+        geometry: how it is known which axes of the layer's output are locations, and where on the image
+            they lie: ``"operations"`` of the model showed it, it was ``"measured"`` with noise, or
+            ``"given"`` as a grid.
     """
 
     guarantee: Guarantee
@@ -47,7 +47,7 @@ class Certificate:
     advice: str
     offset: str = "of this image"
     precision: str = ""
-    geometry: str = "shape"
+    geometry: str = "operations"
 
     @property
     def single_token(self) -> bool:
@@ -77,7 +77,7 @@ class Certificate:
             same if self.guarantee in (Guarantee.EXACT, Guarantee.CONDITIONAL) else "",
             f"Measured: completeness error {self.completeness_error:.1e}, location error "
             f"{self.location_error:.1e}" + (f" (limited by {self.precision})." if self.precision else "."),
-            _GUESSED if self.geometry == "shape" else "",
+            _HOW.get(self.geometry, ""),
             self.advice,
         ]
 
@@ -97,10 +97,11 @@ _LOOKS = {
     Guarantee.LOCAL: "piecewise linear",
     Guarantee.NONE: "like nothing in particular",
 }
-_GUESSED = (
-    "Which of its axes are locations was not shown by the model's operations; only its shape speaks for it: "
-    "check that the map lies as it should, or say so with grid=."
-)
+_HOW = {
+    "measured": "Which of its axes are locations, and where they lie, was measured with noise: the model's "
+    "operations do not show it.",
+    "given": "How its locations lie was given with grid=.",
+}
 _STEADY = "Advice: make the head deterministic and free of detach() and branches on values."
 
 

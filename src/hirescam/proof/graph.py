@@ -21,7 +21,9 @@ from hirescam.errors import ModelError
 from hirescam.passes import taps, targets
 from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import watch_of
-from hirescam.passes.geometry import Axes, Geometry
+from hirescam.passes.geometry import Geometry
+from hirescam.passes.input_axes import InputAxes
+from hirescam.passes.parts import Axes
 from hirescam.passes.provenance import Event, tensors_in
 from hirescam.passes.state import State
 from hirescam.passes.taps import Place, Tap
@@ -52,7 +54,8 @@ class Sighting:
 
     ``base`` is what the tensor is another view of, where it is one: after a write in place the graph goes on
     from there. ``time`` is when the value was first seen, under whatever name; ``axes`` are what its axes
-    are, as far as operations showed it.
+    are, as far as operations showed it. ``late`` tells that something was made of the value before it was
+    returned under this name, so that putting another in its place here comes too late.
     """
 
     tap: Tap
@@ -62,14 +65,16 @@ class Sighting:
     axes: Axes
     time: int
     place: Place
+    late: bool
 
 
 @dataclass(frozen=True)
 class Graph:
     """What one forward pass showed.
 
-    ``ops`` lists the ops from the score backwards. ``cuts`` maps the value of every cut to how many of them
-    lie after it.
+    ``channel_axis`` is the axis of the images that operations take for channels, where it is another one
+    than was said. ``ops`` lists the ops from the score backwards. ``cuts`` maps the value of every cut to how
+    many of them lie after it.
     """
 
     sightings: tuple[Sighting, ...]
@@ -78,6 +83,7 @@ class Graph:
     events: tuple[Event, ...]
     logits: Tensor
     calls: dict[tuple[str, str | None], int]
+    channel_axis: int | None
     _head_of: Callable[[Value], tuple[Op, ...]] = field(repr=False)
 
     def grade(self, sighting: Sighting, *, listed: bool = True) -> Grade:
@@ -128,11 +134,11 @@ def read(state: State, call: Call, output: OutputSelector, target: Target) -> Gr
     """
     model = state.model
     with session(grad=True), eager(model):
-        leaf = call.images.detach().clone().requires_grad_()
-        image = leaf.clone()
-        reader = _Reader(watch_of(state, call, output, target), image)
+        shown = call.replace(call.images.detach().clone().requires_grad_().clone())
+        image = shown.own
+        reader = _Reader(watch_of(state, call, output, target), image, call.axes)
         with reader.observe(model):
-            logits = targets.logits_of(call.replace(image).run(model), output, len(image))
+            logits = targets.logits_of(shown.run(model), output, len(call.images))
             watched = targets.called(target, logits) if callable(target) else None
         score = targets.bind(target, logits).score(logits) if watched is None else targets.two_axes(watched)
         if score.grad_fn is None or not reader.watch.provenance.on_tape(score):
@@ -148,7 +154,7 @@ def read(state: State, call: Call, output: OutputSelector, target: Target) -> Gr
         ops, cuts, head_of = _walk(start, end, reader.watch)
     return Graph(
         tuple(reader.sightings), ops, cuts, tuple(reader.watch.events), logits.detach(),
-        dict(reader.watch.counts._seen), head_of,
+        dict(reader.watch.counts._seen), reader.geometry.channel_axis, head_of,
     )  # fmt: skip
 
 
@@ -172,13 +178,14 @@ def _hidden(event: Event) -> Op:
 class _Reader:
     """Notes what one forward pass does, and every tap."""
 
-    def __init__(self, watch: Watch, image: Tensor) -> None:
+    def __init__(self, watch: Watch, image: Tensor, axes: InputAxes) -> None:
         self.watch = watch
         self.watch.follow(image)
         self.geometry = Geometry(watch.provenance.depends)
-        self.geometry.start(image)
+        self.geometry.start(image, axes)
         self.sightings: list[Sighting] = []
         self._first: dict[Value, int] = {}
+        self._used: set[Value] = set()
         self._last: Tap | None = None
         self._since: Counter[tuple[str, str | None]] = Counter()
 
@@ -216,8 +223,12 @@ class _Reader:
         tap = self.watch.counts.function(func)
         self._since[tap.module, tap.function] += 1
         args, kwargs = self.watch.plain(args, kwargs)
+        taken = {value_of(tensor) for tensor in tensors_in((args, kwargs))} - {None}
         result = self.watch.function(name, func, args, kwargs)
-        self.geometry.function(name, args, result)
+        self.geometry.function(name, args, kwargs, result)
+        made = [value_of(tensor) for tensor in tensors_in(result)]
+        if any(value not in taken for value in made):
+            self._used |= taken  # type: ignore[arg-type]
         changed = tensors_in(target_of(args, kwargs)) if mutates(name, kwargs) else []
         self._see(tap, [*tensors_in(result), *changed][:1], self._place(tap))
         return result
@@ -229,7 +240,8 @@ class _Reader:
                 time = self._first.setdefault(value, self.watch.provenance.tick())
                 base = _whole_base(tensor)
                 shape, axes = tuple(tensor.shape), self.geometry.of(tensor) or ()
-                self.sightings.append(Sighting(tap, value, base, shape, axes, time, place))
+                late = value in self._used
+                self.sightings.append(Sighting(tap, value, base, shape, axes, time, place, late))
 
     def _place(self, tap: Tap) -> Place:
         """A call, after the last module output before it."""

@@ -191,7 +191,7 @@ def _run(finished: Pass, many: Tensor, images: Tensor) -> Tensor:
     """Logits ``(n, b, c, ...)`` for ``n`` replaced outputs, in one batch where the model allows it."""
     call, layout, leaf = finished.call, finished.layout, finished.leaf
     divisors = finished.cut.divisors
-    outputs = layout.write(many.flatten(0, 1), tuple(leaf.shape)).to(leaf.dtype)
+    outputs = layout.write(many.flatten(0, 1)).to(leaf.dtype)
     if call.key is None and not divisors:
         try:
             stacked = call.replace(images.flatten(0, 1))
@@ -199,19 +199,22 @@ def _run(finished: Pass, many: Tensor, images: Tensor) -> Tensor:
             return logits
         except (HirescamError, RuntimeError):
             pass  # a model for one size of batch
-    each = zip(outputs.unflatten(0, many.shape[:2]), images, strict=True)
+    each = zip(layout.write(many, leading=1).to(leaf.dtype), images, strict=True)
     return torch.stack([run_from(finished.site, call.replace(shown), item, divisors) for item, shown in each])
 
 
 def _alone(finished: Pass) -> Tensor | None:
     """The logits of the first and the last image without the others: one alone may be what others look at."""
-    call, leaf = finished.call, finished.leaf.detach()
-    if len(leaf) == 1:
+    call, count = finished.call, len(finished.call.images)
+    if count == 1:
         return None
+    activations = finished.layout.read(finished.leaf.detach())
     try:
         logits = [
-            run_from(finished.site, call.alone(number), leaf[number : number + 1])
-            for number in (0, len(leaf) - 1)
+            run_from(
+                finished.site, call.alone(number), finished.layout.write(activations[number : number + 1])
+            )
+            for number in (0, count - 1)
         ]
     except (HirescamError, RuntimeError):
         return None

@@ -1,18 +1,17 @@
 """Grade every tap of a model by structure, and choose one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 from torch import nn
 
 from hirescam.errors import LayerError
-from hirescam.passes.borrow import Call
-from hirescam.passes.geometry import laid
-from hirescam.passes.layout import Layout, infer
 from hirescam.passes.taps import Tap
 from hirescam.proof.certificate import Certificate
 from hirescam.proof.grade import Grade, Guarantee
 from hirescam.proof.graph import Graph, Sighting
+from hirescam.proof.placing import Placed, Places
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Layer:
         guarantee: what is guaranteed there.
         breaks: the ops after it that break exactness, nearest the layer first.
         bypass: whether the score also depends on the image around it.
+        input: which of several inputs goes through it; None where there is one.
         chosen: whether it is the one that is chosen automatically.
         probed: whether the model was asked too, as `hirescam.certify` does; where it was not (it is, wherever
             the ops after a layer look affine), the guarantee is what structure allows at most.
@@ -39,15 +39,22 @@ class Layer:
     bypass: bool
     chosen: bool = False
     probed: bool = False
+    input: int | str | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sighting with its grade."""
+    """A sighting with its grade, and how to read it."""
 
     sighting: Sighting
-    layout: Layout | None
+    placed: Placed
     grade: Grade
+
+    @property
+    def may_be_map(self) -> bool:
+        """Whether nobody knows yet that it is no map, and the score depends on the image through it alone."""
+        several = sum(size > 1 for size in self.sighting.shape[1:]) > 1
+        return self.placed.unknown and several and not self.grade.bypass
 
     @property
     def preference(self) -> tuple[int, bool, int, int]:
@@ -61,29 +68,58 @@ class Candidate:
         return (graded.guarantee.rank, graded.bypass, len(graded.breaks), self.sighting.time)
 
 
-def candidates(graph: Graph, call: Call, grid: tuple[int, ...] | None) -> list[Candidate]:
-    """Grade every value once, under the outermost name that it has."""
-    image = tuple(call.images.shape[2:])
-    return [
-        Candidate(sighting, _layout(sighting, image, grid), graph.grade(sighting, listed=False))
+def candidates(graph: Graph, places: Places) -> list[Candidate]:
+    """Grade every value once, under the outermost name that it has.
+
+    Where operations do not show what the axes of a candidate are, and its guarantee is stronger than that of
+    all whose axes they show, it is measured.
+    """
+    found = [
+        Candidate(sighting, places.of(sighting), graph.grade(sighting, listed=False))
         for sighting in _outermost(graph)
     ]
+    found.sort(key=lambda item: item.preference)
+    best = next((item.grade.guarantee.rank for item in found if item.placed.is_map), inf)
+    better = [item for item in found if item.grade.guarantee.rank < best]
+    unknown = [item for item in better if item.may_be_map]
+    if unknown:
+        places.measure([item.sighting for item in unknown])
+        found = [replace(item, placed=places.of(item.sighting)) for item in found]
+    return sorted(found, key=lambda item: item.sighting.time)
 
 
-def ranked(found: list[Candidate], model: nn.Module) -> list[Candidate]:
+def ranked(found: list[Candidate], model: nn.Module, graph: Graph) -> list[Candidate]:
     """The candidates with at least two locations, the best first.
 
     Raises:
         LayerError: no tap has a grid of locations.
     """
-    eligible = [item for item in found if item.layout is not None and item.layout.locations > 1]
+    eligible = [item for item in found if item.placed.is_map]
     if not eligible:
-        raise LayerError(
-            f"no layer of this {type(model).__name__} has a grid of at least two locations: if its "
-            "tokens lie on a grid that cannot be seen from their number, say so with "
-            "Explainer(model, grid=(rows, columns))"
-        )
+        raise LayerError(f"no layer of this {type(model).__name__} {_why_none(found, graph)}")
     return sorted(eligible, key=lambda item: item.preference)
+
+
+def _why_none(found: list[Candidate], graph: Graph) -> str:
+    if any(op.name == _REENTRANT for op in graph.ops):
+        return (
+            "can be tapped: a part of it runs in torch.utils.checkpoint with use_reentrant=True, where it "
+            "cannot be observed; use use_reentrant=False, which computes the same"
+        )
+    unknown = next((item.sighting for item in found if item.may_be_map), None)
+    if unknown is not None:
+        return (
+            f"is known to be a map of at least two locations. Which axes of {unknown.tap.name!r}, of shape "
+            f"{unknown.shape}, are locations, neither the operations before it nor a measurement show: if "
+            "its positions lie on a grid, say so with Explainer(model, grid=(rows, columns))"
+        )
+    return (
+        "is a map of at least two locations that the score depends on: see hirescam.layers(model, images) "
+        "for the outputs there are, and their shapes"
+    )
+
+
+_REENTRANT = "CheckpointFunction"
 
 
 def listing(
@@ -102,7 +138,7 @@ def _layer(graph: Graph, item: Candidate, certificate: Certificate | None, *, ch
     return Layer(
         name=graph.place(item.sighting).tap.name,
         shape=item.sighting.shape,
-        space=item.layout.space if item.layout else (),
+        space=item.placed.layout.space if item.placed.layout else (),
         guarantee=certificate.guarantee if certificate else graded.guarantee,
         breaks=certificate.breaks if certificate else tuple(map(str, graded.breaks)),
         bypass=certificate.bypass if certificate else graded.bypass,
@@ -111,11 +147,19 @@ def _layer(graph: Graph, item: Candidate, certificate: Certificate | None, *, ch
     )
 
 
+def in_time(graph: Graph, wanted: Sighting) -> Sighting:
+    """The same value under a name that it had before anything was made of it."""
+    if not wanted.late:
+        return wanted
+    known = [seen for seen in graph.sightings if seen.value == wanted.value and not seen.late]
+    return min(known, key=lambda seen: _depth(seen.tap), default=wanted)
+
+
 def _outermost(graph: Graph) -> list[Sighting]:
     best: dict[object, Sighting] = {}
     for seen in graph.sightings:
         known = best.get(seen.value)
-        if known is None or _depth(seen.tap) < _depth(known.tap):
+        if known is None or (seen.late, _depth(seen.tap)) < (known.late, _depth(known.tap)):
             best[seen.value] = seen
     return sorted(best.values(), key=lambda seen: seen.time)
 
@@ -123,20 +167,3 @@ def _outermost(graph: Graph) -> list[Sighting]:
 def _depth(tap: Tap) -> tuple[int, bool]:
     """Modules before calls, then the fewest path components."""
     return (tap.module.count(".") + 1 if tap.module else 0) + bool(tap.function), bool(tap.function)
-
-
-def layout_of(sighting: Sighting, image: tuple[int, ...], grid: tuple[int, ...] | None) -> Layout | None:
-    """How to read a layer's output: as the caller says, as operations showed, or else by its shape.
-
-    Raises:
-        LayerError: the caller's grid does not fit, or what operations showed is no map.
-    """
-    known = laid(sighting.axes, len(image)) if grid is None else None
-    return infer(sighting.shape, image, grid=grid) if known is None else known
-
-
-def _layout(sighting: Sighting, image: tuple[int, ...], grid: tuple[int, ...] | None) -> Layout | None:
-    try:
-        return layout_of(sighting, image, grid)
-    except LayerError:
-        return None

@@ -53,7 +53,19 @@ def map_of(
         note=note,
         blind=blind,
         laws=laws_of(result.laws) if result.laws else None,
+        box=_box_of(result),
     )
+
+
+def _box_of(result: Explanation) -> tuple[float, float, float, float]:
+    """Where the cells of a map lie on its picture: top, left, height and width as shares of it."""
+    spans = [
+        ((centres[0] + 0.5) / size - share / 2, share * len(centres))
+        for centres, size in zip(result.geometry.centres, result.image_size, strict=True)
+        for share in [(centres[1] - centres[0] if len(centres) > 1 else size) / size]
+    ]
+    top, left = spans if len(spans) == 2 else ((0.0, 1.0), spans[0])
+    return tuple(round(value, 5) + 0.0 for value in (top[0], left[0], top[1], left[1]))  # type: ignore[return-value]
 
 
 def laws_of(laws: Laws) -> pages.Measured:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hirescam.errors import LayerError
 from hirescam.passes.head import chunks
 from hirescam.passes.trace import Trace
 from hirescam.rulebook.ablation import MOST_BYTES
@@ -25,6 +26,11 @@ def on_image(trace: Trace, maps: Tensor) -> Tensor:
     if layout.prefix:
         maps = maps[..., layout.prefix :].unflatten(-1, layout.grid)
     size = trace.images.shape[2:]
+    if layout.beyond:
+        raise LayerError(
+            "this rule masks the input, and the map has axes that the input has not (the network makes them, "
+            "such as frequencies): use another rule"
+        )
     return stretched(F.interpolate(maps, size, mode=_LINEAR[len(size)], align_corners=False))
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from hirescam.compat.pytorch_grad_cam import maps
 from hirescam.compat.pytorch_grad_cam.utils.image import Array, scale_cam_image
 from hirescam.compat.pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from hirescam.errors import InputError, TargetError
+from hirescam.errors import InputError, LayerError, TargetError
 from hirescam.explainer import Explainer
 from hirescam.explanation import Explanation
 from hirescam.passes.borrow import as_call, check_model, unwrap
 from hirescam.passes.cut import Site, look
-from hirescam.passes.layout import infer
+from hirescam.passes.layout import given
 from hirescam.passes.taps import Place, find
 from hirescam.passes.targets import Target, is_class_target
 from hirescam.rulebook import Rule, get
@@ -145,9 +145,12 @@ class BaseCAM:
         model = unwrap(self.model)
         check_model(model)
         output, _ = look(Site(model, Place(find(model, layer))), as_call(images))
-        if infer(tuple(output.shape), tuple(images.shape[2:])) is not None:
+        grid = tuple(self.reshape_transform(output).shape[2:])
+        try:
+            given(tuple(output.shape), grid, images.ndim - 2)
+        except LayerError:  # it leaves some out, or makes new ones
             return None
-        return tuple(self.reshape_transform(output).shape[2:])
+        return grid
 
     def _raw(self, result: Explanation) -> Array:
         raw = result.on_grid if self.reshape_transform is None else result.raw

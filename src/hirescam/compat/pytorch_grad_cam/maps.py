@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hirescam.errors import InputError
-from hirescam.passes.layout import Layout
+from hirescam.passes.layout import simple
 from hirescam.passes.trace import Trace, widen
 from hirescam.rulebook import get
 
@@ -70,10 +70,9 @@ def reshaped(trace: Trace, transform: Reshape) -> Trace:
 
     Values that the transform leaves out, such as a class token's, stay as they are when others change.
     """
-    shape = tuple(trace.output.shape)
 
     def show(values: Tensor) -> Tensor:
-        return widen(transform(trace.layout.write(values, shape)))
+        return widen(transform(trace.layout.write(values)))
 
     def shown(values: Tensor) -> Tensor:
         found: Tensor = show(values.flatten(0, 1)).unflatten(0, values.shape[:2])
@@ -84,12 +83,11 @@ def reshaped(trace: Trace, transform: Reshape) -> Trace:
         return shown(trace.curvature(along))
 
     activations = show(trace.activations)
-    space = tuple(activations.shape[2:])
     return replace(
         trace,
         activations=activations,
         gradients=shown(trace.gradients),
-        layout=Layout(1, space, space),
+        layout=simple(tuple(activations.shape), 1),
         output=activations,
         rescore=lambda many: trace.rescore(_placed(many, trace, transform)),
         retrace=lambda images: reshaped(trace.retrace(images), transform),
@@ -110,6 +108,4 @@ def _placed(many: Tensor, trace: Trace, transform: Reshape) -> Tensor:
         ) from error
     full = output.flatten().repeat(len(many), 1)
     full[:, places] = many.detach().flatten(1).to(full.dtype)
-    own = trace.layout.read(full.reshape(-1, *output.shape[1:]))
-    placed: Tensor = widen(own).unflatten(0, many.shape[:2])
-    return placed
+    return widen(trace.layout.read(full.reshape(len(many), *output.shape), leading=1))
