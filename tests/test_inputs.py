@@ -329,6 +329,34 @@ def test_a_mapping_that_is_no_dict() -> None:
     torch.testing.assert_close(result.raw[:, 0], weighted(net.cnn(IMAGES), net.fc.weight) / 64)
 
 
+def test_detectors_are_wrapped() -> None:
+    """What the error says to do works."""
+    detection = pytest.importorskip("torchvision").models.detection
+    torch.manual_seed(0)
+    detector = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=4, box_score_thresh=0.0, box_detections_per_img=3
+    ).eval()
+    pictures = [torch.rand(3, 96, 128), torch.rand(3, 80, 128)]
+    for given in (pictures, pictures[:1]):
+        with pytest.raises(
+            InputError, match=r"list of . pictures .* a module whose forward\(x\) calls it with list"
+        ):
+            hirescam.explain(detector, given)
+
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.detector = detector
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([found["scores"] for found in self.detector(list(x))])
+
+    result = hirescam.explain(Scores().eval(), pictures[0][None], target=0)
+    assert result.certificate.guarantee == "none"
+    rows, columns = result.grid
+    assert rows < columns
+
+
 # Names that work ------------------------------------------------------------------------------
 
 

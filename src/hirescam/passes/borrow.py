@@ -255,6 +255,12 @@ def possible_calls(
     """The same, one call for each argument that could be the image."""
     if isinstance(images, Mapping):  # such as the BatchFeature of transformers
         images = dict(images)
+    if isinstance(images, list) and images and all(map(_is_picture, images)):
+        raise InputError(
+            f"images is a list of {len(images)} pictures (c, h, w), as detectors take them: wrap the "
+            "detector in a module whose forward(x) calls it with list(x) and returns a row of scores for "
+            "each picture, and pass it a batch (b, c, h, w); pictures of different sizes one by one"
+        )
     images = tuple(images) if isinstance(images, list) else images
     keys = [None] if isinstance(images, Tensor) else _image_keys(images, axes, input)
     if isinstance(images, Tensor) and input not in (None, 0):
@@ -307,6 +313,10 @@ def _image_keys(
             "float tensor"
         )
     return found
+
+
+def _is_picture(item: object) -> bool:
+    return isinstance(item, Tensor) and item.ndim == 3 and item.is_floating_point()
 
 
 _USUAL_AXES = min(USUAL), max(USUAL)
