@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
+from itertools import product
 from typing import Any, TypeVar
 
 import torch
@@ -89,7 +90,8 @@ def _judged(program: Program, model: Model) -> Outcome:
         violations=tuple(found),
         affine=affine(truth),
         refused=reason_of(answer) if fell_short(program.kind, answer.verdict, truth) else "",
-        judged=answer.result is None or bool(at_layer(truth.subject, answer.result.layer, answer.result)),
+        judged=answer.result is None
+        or any(True for _ in at_layer(truth.subject, answer.result.layer, answer.result)),
         seconds=(seconds, 0.0),
     )
 
@@ -145,32 +147,44 @@ def truth_of(program: Program, model: Model) -> Truth:
 def claims(subject: Subject, answer: Any, known: Truth | None = None, rule: str = "hirescam") -> list[str]:
     """What is false in an explanation, or in a certificate alone, at the layer that it is about.
 
-    Where the shape of the map does not tell which axis of the layer's output holds the channels, the one that
-    makes it true is taken.
+    Maps are in the order of the image, and the judge does not know how a layer's output lies on it: the axis
+    that holds the channels, and the turn of the others, that make the map true are taken.
     """
     certificate = getattr(answer, "certificate", answer)
     result = None if certificate is answer else answer
     if certificate.layer == "layer":
         return violations(known or Truth(subject), certificate, result, rule)
-    there = at_layer(subject, certificate.layer, answer)
-    return min((violations(Truth(one), certificate, result, rule) for one in there), key=len, default=[])
+    found: list[list[str]] = []
+    for there in at_layer(subject, certificate.layer, answer):
+        found.append(violations(Truth(there), certificate, result, rule))
+        if not found[-1]:
+            break
+    return min(found, key=len, default=[])
 
 
-def at_layer(subject: Subject, layer: str, answer: Any) -> list[Subject]:
-    """The same call at the layer that was chosen, with each axis that can hold the channels.
+def at_layer(subject: Subject, layer: str, answer: Any) -> Iterator[Subject]:
+    """The same call at the layer that was chosen, with each axis that can hold the channels, and each turn.
 
     None where it cannot be judged: a layer that is the result of a call, and no module's, has no place for a
     hook, and without a map nothing tells the axes.
     """
     raw = getattr(answer, "raw", None)
     if layer == "layer":
-        return [subject]
+        yield subject
+        return
     if raw is None or layer not in dict(subject.model.named_modules()):
-        return []
+        return
     there = replace(subject, layer=layer)
     shape, space = there.run()[1].shape, raw.shape[2:]
     fitting = {axis for axis in (1, len(shape) - 1) if shape[1:axis] + shape[axis + 1 :] == space}
-    return [replace(there, channels=axis) for axis in sorted(fitting)]
+    for axis in sorted(fitting):
+        yield replace(there, channels=axis)
+    for axis in sorted(fitting):
+        turns = [[(backwards, by) for backwards in (False, True) for by in range(size)] for size in space]
+        for moves in list(product(*turns))[1:]:
+            yield replace(there, channels=axis, moves=moves)
+        for moves in product(*turns) if len(set(space)) < len(space) else ():
+            yield replace(there, channels=axis, moves=moves, swapped=True)
 
 
 def fell_short(kind: Kind, verdict: str, truth: Truth) -> bool:

@@ -13,7 +13,7 @@ from rich.console import Console
 import hirescam
 from fuzz import report, running
 from fuzz.__main__ import main
-from fuzz.grammar import Affine, Curved, Launder, Model, Parallel, Program, Readout, Residual
+from fuzz.grammar import Affine, Curved, Launder, Model, Opaque, Parallel, Program, Readout, Residual
 from fuzz.report import Outcome, Report, Task, kind_of, smallest, work
 from fuzz.running import class_of, examine, shorter, shrink
 from fuzz.sequences import Call, Change, Sequence, smaller_sequences
@@ -200,7 +200,7 @@ def test_the_command_runs_and_its_status_says_whether_something_is_false(
 
 def test_layers_that_are_no_modules_are_not_judged() -> None:
     subject = running.Subject(PLAIN.build(), PLAIN.images(), running.TARGETS["one"])
-    assert running.at_layer(subject, "relu()#1", examine) == []
+    assert list(running.at_layer(subject, "relu()#1", examine)) == []
 
 
 def test_channels_may_be_on_either_axis() -> None:
@@ -210,4 +210,18 @@ def test_channels_may_be_on_either_axis() -> None:
     truth = running.truth_of(PLAIN, PLAIN.build())
     raw = torch.zeros(2, 1, 8, 8)
     there = running.at_layer(truth.subject, "layer.1", SimpleNamespace(raw=raw))
-    assert [subject.channels for subject in there] == [1, 3]
+    found = list(there)
+    assert [subject.channels for subject in found[:2]] == [1, 3]
+    assert len(found) == 4 * (2 * 8) ** 2
+
+
+def test_a_map_may_be_in_the_order_of_the_image() -> None:
+    for move in ("flip", "roll", "rot90"):
+        outcome = examine(Program(steps=(Opaque("clamp of data"), Affine(move), FLAT), layer=None))
+        assert (outcome.verdict, outcome.violations) == ("exact", ())
+    subject = replace(running.truth_of(PLAIN, PLAIN.build()).subject, moves=((True, 1), (False, 2)))
+    raw = torch.randn(2, 1, 8, 8)
+    assert torch.equal(subject.mapped(raw), raw.roll((1, 2), (2, 3)).flip(2))
+    for swapped in (False, True):
+        one = replace(subject, swapped=swapped)
+        assert torch.equal(one.unmapped(one.mapped(raw)), raw)

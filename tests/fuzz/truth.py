@@ -50,6 +50,8 @@ class Subject:
         precision: of the maps, the lowest on the way to the scores when they were made.
         arithmetic: of the judge's own runs.
         channels: the axis of the layer's output that holds them.
+        moves: for each axis of its locations whether it runs backwards on the map, and how far it is rolled.
+        swapped: whether the last two axes of locations are swapped on it, first of all.
     """
 
     model: nn.Module
@@ -62,6 +64,23 @@ class Subject:
     precision: torch.dtype = torch.float64
     arithmetic: torch.dtype = torch.float64
     channels: int = 1
+    moves: tuple[tuple[bool, int], ...] = ()
+    swapped: bool = False
+
+    def mapped(self, costs: Tensor) -> Tensor:
+        """What locations are worth ``(..., *locations)``, in the order of the map."""
+        costs = costs.mT if self.swapped else costs
+        for axis, (backwards, by) in enumerate(self.moves, costs.ndim - len(self.moves)):
+            costs = costs.roll(by, axis)
+            costs = costs.flip(axis) if backwards else costs
+        return costs
+
+    def unmapped(self, raw: Tensor) -> Tensor:
+        """A map ``(..., *locations)`` in the order of the layer's output: the inverse of `mapped`."""
+        for axis, (backwards, by) in enumerate(self.moves, raw.ndim - len(self.moves)):
+            raw = raw.flip(axis) if backwards else raw
+            raw = raw.roll(-by, axis)
+        return raw.mT if self.swapped else raw
 
     def run(
         self,
@@ -318,7 +337,7 @@ class Truth:
             costs = torch.stack(
                 [torch.stack([alone(image, place) for place in places], -1) for image in images]
             )
-        return costs.unflatten(2, shape), totals
+        return self.subject.mapped(costs.unflatten(2, shape)), totals
 
     def _scaled(self, image: int | None, place: int | None, factor: float) -> Tensor:
         """The activations with one location of one image multiplied; None is all of them."""
@@ -360,7 +379,7 @@ class Truth:
         step = _STEP.get(self.subject.arithmetic)
         if step is None:
             return ""
-        raw = raw.detach().to(self.scores.dtype)
+        raw = self.subject.unmapped(raw.detach()).to(self.scores.dtype)
         noise = 0.1 * self._rounding(float(self.scores.abs().amax())) / step
         for image in range(len(raw)):
             allowed = _SLOPE[self.subject.precision] * float(raw[image].abs().amax()) + noise

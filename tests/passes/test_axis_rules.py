@@ -139,6 +139,9 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
         [(t := token_in_front(x.flatten(2).mT))[:, :1], t[:, :1], t[:, 1:]], 1
     ),
     "tokens apart and back": lambda x: torch.cat([x.flatten(2)[..., 9:], x.flatten(2)[..., :9]], 2),
+    "blocks of pixels": lambda x: F.pixel_unshuffle(x, 2),
+    "blocks of pixels and back": lambda x: F.unfold(F.pixel_unshuffle(x, 2), 1),
+    "shuffled channels": lambda x: F.channel_shuffle(x, 3),
     "strided anew": lambda x: x.contiguous().as_strided((2, 1, 3, 4, 6), (72, 72, 24, 6, 1)),
     "strided otherwise": lambda x: x.contiguous().as_strided((2, 3, 4, 3), (72, 24, 6, 2)),
     "stacked rows": lambda x: torch.stack([x[:, :, i] for i in (0, 2)], 2),

@@ -128,6 +128,7 @@ def pointwise(ask: Ask) -> Found:
 
 
 @_rule(
+    "channel_shuffle", "native_channel_shuffle",
     "clone", "_to_copy", "detach", "alias", "lift_fresh", "_softmax", "_log_softmax", "native_dropout",
     "native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm",
@@ -650,6 +651,28 @@ def _folded(ask: Ask) -> Found:
     if len(windows) != 2 or len(inside) != 2 or any(_each(ask["padding"], 2)):
         return None
     return [(axes[0], own, *(_joined((*w, *i)) for w, i in zip(windows, inside, strict=True)))]
+
+
+@_rule("pixel_unshuffle")
+def _into_channels(ask: Ask) -> Found:
+    """Blocks of pixels become channels: their places lie on the axis of channels, behind the channels."""
+    *rest, own, rows, columns = ask.axes("self")
+    factor = ask["downscale_factor"]
+    outer, inner = zip(*(_split(axis[0], size_of(axis) // factor) for axis in (rows, columns)), strict=True)
+    whole = len(rows) == len(columns) == 1 and not (rows[0].inner or columns[0].inner)
+    return [(*rest, (*own, *inner), *((part,) for part in outer))] if whole else None
+
+
+@_rule("pixel_shuffle")
+def _out_of_channels(ask: Ask) -> Found:
+    """Channels become finer pixels, in the place of the ones that they belong to."""
+    *rest, own, rows, columns = ask.axes("self")
+    factor = ask["upscale_factor"]
+    finer = [
+        _strided(axis, size_of(axis) * factor, 1 / factor, (1 / factor - 1) / 2) for axis in (rows, columns)
+    ]
+    plain = all(part.role is Role.CHANNEL for part in own)
+    return [(*rest, channels(size_of(own) // factor**2), *finer)] if plain else None
 
 
 @_rule("index_select", "index")

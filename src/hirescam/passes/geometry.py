@@ -25,14 +25,16 @@ class Geometry:
 
     Args:
         depends: whether a tensor depends on the image at all.
+        read: whether values of it were read into Python by now, where they may decide how far something is
+            moved.
 
     Attributes:
         channel_axis: which axis of the image the first weighted sums were taken over, as long as what was
             said to be channels was an axis apart; None where they were taken over those, or not yet.
     """
 
-    def __init__(self, depends: Callable[[Tensor], bool]) -> None:
-        self._depends = depends
+    def __init__(self, depends: Callable[[Tensor], bool], read: Callable[[], bool] = lambda: False) -> None:
+        self._depends, self._read = depends, read
         self._known: dict[object, Axes] = {}
         self._fixed: dict[object, Fixed] = {}
         self._blanks: dict[int, tuple[int, ...]] = {}  # shapes of constants, into which may be written
@@ -81,11 +83,15 @@ class Geometry:
             found = rule(ask) if rule is not None else None
         except UNLIKE_OURS:
             found = None
-        fixed = self._fixed_by(name, ask, inputs)
+        fixed = list(self._fixed_by(name, ask, inputs))
         for number, tensor in enumerate(outputs):
             axes = found[number] if found is not None and number < len(found) else None
             if axes is None or [size_of(axis) for axis in axes] != list(tensor.shape):
                 axes = tuple(map(unknown, tensor.shape))
+            if name in _BY_NUMBERS and self._read():
+                before = ask.axes("self")
+                axes = tuple(axis if axis in before else unknown(size_of(axis)) for axis in axes)
+                fixed[number] = dict.fromkeys(fixed[number])
             key = self._key(tensor)
             self._known[key] = axes
             there = {part.dim for part in places_of(axes)}
@@ -190,6 +196,13 @@ class Geometry:
 
 _RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
 _STEPWISE = _RECURRENT | {"stft"}
+
+
+_BY_NUMBERS = frozenset(
+    """roll slice select narrow index index_select constant_pad_nd reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d""".split()  # noqa: SIM905
+)
+"""Operations that move places by numbers, which may be those of one image where values of it were read."""
 
 
 def _base(part: Tensor, shape: tuple[int, ...]) -> Tensor | None:

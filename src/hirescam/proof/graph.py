@@ -181,7 +181,9 @@ class _Reader:
     def __init__(self, watch: Watch, image: Tensor, axes: InputAxes) -> None:
         self.watch = watch
         self.watch.follow(image)
-        self.geometry = Geometry(watch.provenance.depends)
+        self.geometry = Geometry(
+            watch.provenance.depends, lambda: any(event.read for event in watch.provenance.events)
+        )
         self.geometry.start(image, axes)
         self.sightings: list[Sighting] = []
         self._first: dict[Value, int] = {}

@@ -39,7 +39,7 @@ _MOST_ENTRIES = 2**22  # of one output
 
 
 def measured(model: nn.Module, call: Call, wanted: Sequence[Tap]) -> list[Axes | None]:
-    """Measure the axes of some layers' outputs for the first image of a call.
+    """Measure the axes of some layers' outputs for images like those of a call.
 
     The model itself is left alone; a copy of it runs.
 
@@ -106,9 +106,11 @@ class _Draws:
 
     def _draw(self) -> None:
         images = self.call.images
-        noise = torch.randn(images.shape, generator=self._generator).sign().to(images)
         spread = images.std() if images.numel() > 1 else images.new_ones(())
-        noise = noise * _STRENGTH * torch.where(spread > 0, spread, torch.ones_like(spread))
+        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        # an image of its own: where things are moved by what is in the image, places are not known
+        images = images.mean() + spread * torch.randn(images.shape, generator=self._generator).to(images)
+        noise = torch.randn(images.shape, generator=self._generator).sign().to(images) * _STRENGTH * spread
         with torch.no_grad():
             for name, tensor in _weights(self.model):
                 tensor.copy_(_shuffled(self._own[name], self._generator))
@@ -394,7 +396,7 @@ def _lattice(centre: Tensor, noise: Tensor, grid: tuple[int, ...]) -> tuple[floa
         order = groups.gather(-1, sorts).flatten()
     worst = 0.0
     for dim, size in enumerate(grid):
-        levels = centre[dim][order].reshape(grid).movedim(dim, 0).flatten(1)
+        levels = centre[dim][order].reshape(grid).movedim(dim, 0).reshape(size, -1)
         means = levels.mean(1)
         gap = float(means.diff().min())
         if size > 1 and gap <= 0:
