@@ -104,6 +104,40 @@ def test_signals_and_volumes() -> None:
     assert roles(measure(volume, torch.randn(1, 1, 6, 8, 10))) == "batch place place place channel"
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_every_step_of_a_recurrent_layer_has_its_place(both: bool) -> None:
+    """The last step sees them all."""
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.tap = nn.LSTM(3, 16, batch_first=True, bidirectional=both), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.tap(self.rnn(x.mT)[0]).flatten(1)
+
+    axes = measure(Steps(), torch.randn(1, 3, 8))
+    assert axes is not None
+    assert (axes[1][0].role, axes[1][0].inner, axes[1][0].size) == (Role.PLACE, (), 8)
+
+
+def test_a_class_token_before_a_series_has_no_place() -> None:
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+            self.embed, self.encoder = nn.Conv1d(3, 32, 5, padding=2), nn.TransformerEncoder(layer, 1)
+            self.token, self.tap = nn.Parameter(torch.randn(1, 1, 32)), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps = self.embed(x).mT
+            return self.tap(self.encoder(torch.cat([self.token, steps], 1))).flatten(1)
+
+    layout = laid(measure(Behind(), torch.randn(1, 3, 24)) or (), 1)
+    assert layout is not None
+    assert (layout.grid, layout.prefix) == ((24,), 1)
+
+
 def test_what_sees_everything_is_not_known() -> None:
     everywhere = Through(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 24, 80)), lambda a: a.view(-1, 8, 10))
     axes = measure(everywhere, IMAGE)

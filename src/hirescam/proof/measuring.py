@@ -334,22 +334,29 @@ def _placeless(spread: Tensor) -> Tensor:
 def _line(draws: _Draws, number: int, axis: int, dim: int) -> Axis | None:
     """An axis whose entries lie in order along one axis of the image, but for some without a place."""
     centre, noise, spread = (found[dim] for found in _centroids(draws, number, axis))
-    lost = _placeless(spread.unsqueeze(0))
-    places = (~lost).nonzero()[:, 0]
+    wide, dead = _placeless(spread.unsqueeze(0)), spread.isinf()
+    # The last step of a recurrent layer sees far, and lies where it lies; a class token is out of order.
+    for lost, sure in ((dead, wide & ~dead), (wide, torch.zeros_like(wide))):
+        places = (~lost).nonzero()[:, 0]
+        if len(places) < 2:
+            continue
+        steps, errors = centre[places].diff(), noise[places]
+        doubt = _REVERSED * (errors[1:].square() + errors[:-1].square()).sqrt()
+        doubt = doubt.masked_fill(sure[places][1:] | sure[places][:-1], 0)
+        size = len(places)
+        step = draws.space[dim] / size
+        for sign in (1, -1):
+            rises = float(sign * (centre[places][-1] - centre[places][0])) > 0
+            if rises and bool((sign * steps >= -doubt).all()):
+                first = (step - 1) / 2 if sign > 0 else draws.space[dim] - 1 - (step - 1) / 2
+                return _among((Part(Role.PLACE, size, dim, sign * step, first),), lost)
+    places = (~wide).nonzero()[:, 0]
     if len(places) < 2:
         return None
-    steps, errors = centre[places].diff(), noise[places]
-    doubt = _REVERSED * (errors[1:].square() + errors[:-1].square()).sqrt()
-    size = len(places)
-    step = draws.space[dim] / size
-    for sign in (1, -1):
-        if bool((sign * steps > -doubt).all()) and float(sign * (centre[places][-1] - centre[places][0])) > 0:
-            first = (step - 1) / 2 if sign > 0 else draws.space[dim] - 1 - (step - 1) / 2
-            part = Part(Role.PLACE, size, dim, sign * step, first)
-            return _among((part,), lost)
-    found = _lattice(centre[places].unsqueeze(0), noise[places].unsqueeze(0), (size,))
-    part = Part(Role.PLACE, size, dim, step, (step - 1) / 2)
-    return _among((part,), lost, found[1]) if found[0] <= _SCORE else None
+    step = draws.space[dim] / len(places)
+    score, order = _lattice(centre[places].unsqueeze(0), noise[places].unsqueeze(0), (len(places),))
+    part = Part(Role.PLACE, len(places), dim, step, (step - 1) / 2)
+    return _among((part,), wide, order) if score <= _SCORE else None
 
 
 def _tokens(draws: _Draws, number: int, axis: int, dims: Sequence[int]) -> Axis | None:
