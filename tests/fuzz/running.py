@@ -185,6 +185,7 @@ def at_layer(subject: Subject, layer: str, answer: Any) -> Iterator[Subject]:
             yield replace(there, channels=axis, moves=moves)
         for moves in product(*turns) if len(set(space)) < len(space) else ():
             yield replace(there, channels=axis, moves=moves, swapped=True)
+        yield replace(there, channels=axis, free=True)
 
 
 def fell_short(kind: Kind, verdict: str, truth: Truth) -> bool:

@@ -212,11 +212,11 @@ def test_channels_may_be_on_either_axis() -> None:
     there = running.at_layer(truth.subject, "layer.1", SimpleNamespace(raw=raw))
     found = list(there)
     assert [subject.channels for subject in found[:2]] == [1, 3]
-    assert len(found) == 4 * (2 * 8) ** 2
+    assert len(found) == 4 * (2 * 8) ** 2 + 2
 
 
 def test_a_map_may_be_in_the_order_of_the_image() -> None:
-    for move in ("flip", "roll", "rot90"):
+    for move in ("flip", "roll", "rot90", "take_along_dim"):
         outcome = examine(Program(steps=(Opaque("clamp of data"), Affine(move), FLAT), layer=None))
         assert (outcome.verdict, outcome.violations) == ("exact", ())
     subject = replace(running.truth_of(PLAIN, PLAIN.build()).subject, moves=((True, 1), (False, 2)))

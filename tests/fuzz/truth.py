@@ -52,6 +52,7 @@ class Subject:
         channels: the axis of the layer's output that holds them.
         moves: for each axis of its locations whether it runs backwards on the map, and how far it is rolled.
         swapped: whether the last two axes of locations are swapped on it, first of all.
+        free: whether the map may have them in any order, the same for all images.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class Subject:
     channels: int = 1
     moves: tuple[tuple[bool, int], ...] = ()
     swapped: bool = False
+    free: bool = False
 
     def mapped(self, costs: Tensor) -> Tensor:
         """What locations are worth ``(..., *locations)``, in the order of the map."""
@@ -352,6 +354,9 @@ class Truth:
         """Where a map breaks the location law or completeness, or ""."""
         costs, totals = self.removals(held)
         raw = raw.detach().to(costs.dtype)
+        if self.subject.free and raw.shape == costs.shape:
+            order = costs[0, 0].flatten().argsort()[raw[0, 0].flatten().argsort().argsort()]
+            costs = costs.flatten(2)[..., order].reshape(costs.shape)
         if raw.shape != costs.shape:
             return f"the map has shape {tuple(raw.shape)}, expected {tuple(costs.shape)}"
         precision = self.subject.precision

@@ -121,6 +121,14 @@ def test_every_step_of_a_recurrent_layer_has_its_place(both: bool) -> None:
     assert (axes[1][0].role, axes[1][0].inner, axes[1][0].size) == (Role.PLACE, (), 8)
 
 
+def test_channels_and_places_on_one_axis_are_not_called_places() -> None:
+    """Five features of each of four rows, one after the other."""
+    torch.manual_seed(0)
+    mixes = nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), nn.Linear(6, 5))
+    axes = measure(Through(mixes, lambda a: a.flatten(2).mT), IMAGE)
+    assert axes is None or Role.UNKNOWN in {part.role for part in axes[1]}
+
+
 def test_a_class_token_before_a_series_has_no_place() -> None:
     class Behind(nn.Module):
         def __init__(self) -> None:

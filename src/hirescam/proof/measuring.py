@@ -347,7 +347,11 @@ def _line(draws: _Draws, number: int, axis: int, dim: int) -> Axis | None:
         step = draws.space[dim] / size
         for sign in (1, -1):
             rises = float(sign * (centre[places][-1] - centre[places][0])) > 0
-            if rises and bool((sign * steps >= -doubt).all()):
+            if (
+                rises
+                and bool((sign * steps >= -doubt).all())
+                and not _mixed(draws, number, axis, dim, places)
+            ):
                 first = (step - 1) / 2 if sign > 0 else draws.space[dim] - 1 - (step - 1) / 2
                 return _among((Part(Role.PLACE, size, dim, sign * step, first),), lost)
     places = (~wide).nonzero()[:, 0]
@@ -357,6 +361,28 @@ def _line(draws: _Draws, number: int, axis: int, dim: int) -> Axis | None:
     score, order = _lattice(centre[places].unsqueeze(0), noise[places].unsqueeze(0), (len(places),))
     part = Part(Role.PLACE, len(places), dim, step, (step - 1) / 2)
     return _among((part,), wide, order) if score <= _SCORE else None
+
+
+def _mixed(draws: _Draws, number: int, axis: int, dim: int, places: Tensor) -> bool:
+    """Whether groups of neighbours may all lie in one place: channels on the same axis, behind the places."""
+    energy = torch.stack(draws.energies[number])
+    products = torch.stack(draws.products[number])[:, dim]
+    others = [1 + i for i in range(energy.ndim - 1) if i != axis]
+    total = energy.sum(others)
+    profile = products.sum(others) / (total + _FLOOR * total.mean(1, keepdim=True))
+    profile = profile[:, places]
+    count, looks = len(places), len(profile)
+    for size in range(2, count // 2 + 1):
+        if count % size:
+            continue
+        groups = profile.reshape(looks, -1, size)
+        within = (groups - groups.mean(2, keepdim=True)).flatten(1)
+        means, freedom = within.mean(0), count - count // size
+        moved = looks * float(means.square().sum()) / freedom
+        noise = float((within - means).square().sum()) / (freedom * (looks - 1))
+        if _survival(moved / max(noise, 1e-300), freedom, freedom * (looks - 1)) >= _MOVES:
+            return True
+    return False
 
 
 def _tokens(draws: _Draws, number: int, axis: int, dims: Sequence[int]) -> Axis | None:
