@@ -3,8 +3,11 @@
 python docs/_geometry.py
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import timm
 import torch
 from PIL import Image
 from skimage import data
@@ -12,9 +15,12 @@ from torch import Tensor, nn
 
 import hirescam
 from hirescam import models
+from hirescam.passes.borrow import as_call
+from hirescam.passes.taps import parse
+from hirescam.proof.measuring import measured
 
 HERE = Path(__file__).parent / "images"
-FRAMES = 6
+FRAMES, SIDE = 6, 224
 RATE, SECONDS = 8000, 1.0
 NOTES = (400.0, 700.0, 1200.0)
 ROUNDS = 150
@@ -81,8 +87,31 @@ def trained() -> Notes:
     return model.eval()
 
 
+def cost(name: str, layer: str) -> str:
+    """What a measurement of one layer costs, in forward passes, and how many it takes."""
+    torch.manual_seed(0)
+    model, images = timm.create_model(name, pretrained=False).eval(), torch.randn(1, 3, SIDE, SIDE)
+    passes: list[None] = []
+    handle = model.register_forward_hook(lambda *_: passes.append(None))
+    with torch.no_grad():
+        plain = min(seconds(lambda: model(images)) for _ in range(10))
+    passes.clear()
+    taken = seconds(lambda: measured(model, as_call(images), [parse(layer)]))
+    handle.remove()
+    return f"{name}: {len(passes)} passes in the time of {taken / plain:.0f}, {taken:.1f} s"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def main() -> None:
-    """Explain both, and write the pictures."""
+    """Explain both, write the pictures, and print what measurements cost."""
+    for name in ("mixer_s32_224", "resmlp_12_224"):
+        print(cost(name, "norm"))
     lite0 = models.resolve("lite0")
     frames = clip(lite0)
     result = hirescam.explain(Clips(lite0.module).eval(), frames)
