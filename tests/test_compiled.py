@@ -56,6 +56,17 @@ def test_it_gives_the_maps_of_a_plain_explainer_for_any_batch(net: type, dtype: 
     assert [shape[0] for shape in runs] == [2, 3, 1, 5, 2]  # the first is the check
 
 
+def test_images_with_channels_last() -> None:
+    class Last(PooledNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 3, 1, 2))
+
+    model, x = ready(Last(), torch.float32), images(3, dtype=torch.float32).permute(0, 2, 3, 1).contiguous()
+    got, expected = compiled(model)(x), Explainer(model)(x)
+    assert got.axes == "bhwc"
+    torch.testing.assert_close(got.raw, expected.raw)
+
+
 def test_the_results_are_the_callers_to_keep() -> None:
     model, x = ready(FlattenNet(), torch.float32), images(2, dtype=torch.float32)
     explainer = compiled(model)

@@ -47,6 +47,7 @@ def test_it_explains_like_the_network(flat, batch: int, target: object) -> None:
         torch.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     assert torch.equal(got.target, expected.target)
     assert (got.layer, got.grid, got.image_size) == (expected.layer, expected.grid, expected.image_size)
+    assert got.places == expected.places != ()
     assert got.certificate.guarantee == "exact"
 
 

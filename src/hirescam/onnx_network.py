@@ -112,6 +112,7 @@ class ExportedNetwork:
             image_size=tuple(images.shape[2:]),
             grid=tuple(self._layout["grid"]) if prefix else tuple(raw.shape[2:]),
             prefix=prefix,
+            places=tuple(spot and (spot[0], spot[1]) for spot in self._layout.get("places", ())),
             model=self.path.name,
             weights=self.weights,
         )
