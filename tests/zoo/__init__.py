@@ -1,0 +1,1 @@
+"""Networks of many families, with random weights, and what is true of their maps."""

@@ -1,0 +1,167 @@
+"""What is checked of the map of one network, without the library's own word for it where that can be."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hirescam
+from hirescam.passes.borrow import possible_calls
+from hirescam.passes.input_axes import input_axes
+from hirescam.passes.laying import laid
+from hirescam.passes.taps import parse
+from hirescam.proof.measuring import measured
+from zoo.networks import Entry
+
+EVENT = (0.31, 0.64, 0.4, 0.6)
+"""Where the event is along each axis, as a share of it."""
+WIDTH = 6
+"""An event is a sixth of the image wide."""
+DRAWS = 4
+_LARGE = 10**5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: the network.
+        layer: that was chosen.
+        guarantee: there.
+        known: how it is known where the locations lie.
+        grid: of the map.
+        prefix: how many tokens without a place come before it.
+        image_size: what the map lies on.
+        error: of the sum of the map, against what the score loses when a plain hook sets the layer to zero,
+            relative to the numbers that are added up; None where the layer is a call, or nothing is promised.
+        audited: what was wrong when single locations were removed; ``""``.
+        place: how far the strongest response to an event is from it, in cells, along the worst axis.
+        measurement: ``agrees``, ``unknown`` or ``differs``; ``is it`` where nothing else says where locations
+            lie, and ``""`` for large images, where it was not asked.
+    """
+
+    name: str
+    layer: str
+    guarantee: str
+    known: str
+    grid: tuple[int, ...]
+    prefix: int
+    image_size: tuple[int, ...]
+    error: float | None
+    audited: str
+    place: float
+    measurement: str
+
+
+def row_of(entry: Entry) -> Row:
+    """Explain one network and check its map.
+
+    Raises:
+        HirescamError: there is no map.
+    """
+    model, images = entry.model(), torch.randn(1, *entry.shape, dtype=torch.float64)
+    explainer = hirescam.Explainer(model, audit=1.0, **entry.options)
+    result = explainer(entry.given(images))
+    return Row(
+        entry.name, result.layer, str(result.certificate.guarantee), result.certificate.geometry, result.grid,
+        result.prefix, result.image_size, _sum_error(model, entry, images, result),
+        next(iter(result.audit.failures), "") if result.audit else "",
+        _distance(explainer, entry, images, result), _measurement(model, entry, images, result),
+    )  # fmt: skip
+
+
+def _sum_error(model: nn.Module, entry: Entry, images: Tensor, result: hirescam.Explanation) -> float | None:
+    promised = result.certificate.guarantee == "exact" and result.certificate.offset == "of the model"
+    if not promised or "#" in result.layer or "()" in result.layer:
+        return None
+
+    def zero(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return torch.zeros_like(output)
+        if isinstance(output, tuple):
+            return (torch.zeros_like(output[0]), *output[1:])
+        for key, value in output.items():
+            if isinstance(value, Tensor):
+                output[key] = torch.zeros_like(value)
+                break
+        return output
+
+    def score() -> float:
+        given = entry.given(images)
+        with torch.no_grad():
+            output = model(**given) if entry.key else model(given)
+        logits = output if isinstance(output, Tensor) else output.logits
+        return float(logits[0, int(result.target)])
+
+    whole = score()
+    handle = model.get_submodule(result.layer).register_forward_hook(zero)
+    lost = whole - score()
+    handle.remove()
+    return abs(float(result.raw.sum()) - lost) / float(result.raw.abs().sum() + abs(whole))
+
+
+def _distance(
+    explainer: hirescam.Explainer, entry: Entry, images: Tensor, result: hirescam.Explanation
+) -> float:
+    """How far the peak of the layer's response to an event lies from the event, in cells."""
+    axes = result.axes
+    space = [letter for letter in axes if letter not in "bc"]
+    made = len(result.grid) - len(space)
+    total = torch.zeros(result.grid, dtype=torch.float64)
+    before = _activations(explainer, entry, images, result)
+    torch.manual_seed(1)
+    centres = {}
+    event = torch.zeros_like(images)
+    event[...] = 1
+    for number, letter in enumerate(space):
+        axis = axes.index(letter)
+        size = images.shape[axis]
+        width = max(1, size // WIDTH)
+        start = round(EVENT[number] * size - width / 2)
+        centres[number] = start + (width - 1) / 2
+        inside = torch.zeros(size, dtype=torch.float64)
+        inside[start : start + width] = 1
+        event = event * inside.reshape([-1 if i == axis else 1 for i in range(images.ndim)])
+    for _ in range(DRAWS):
+        after = _activations(explainer, entry, images + 3 * event * torch.randn_like(images), result)
+        total += (after - before).square().sum(0)
+    peak = torch.unravel_index(total.argmax(), total.shape)
+    worst = 0.0
+    for number in range(len(space)):
+        found = result.geometry.centres[made + number]
+        cells = len(found)
+        step = (found[-1] - found[0]) / (cells - 1) if cells > 1 else float("inf")
+        half = max(1, images.shape[axes.index(space[number])] // WIDTH) / 2
+        off = abs(found[int(peak[made + number])] - centres[number])
+        worst = max(worst, max(0.0, off - half) / step)
+    return round(worst, 2)
+
+
+def _activations(
+    explainer: hirescam.Explainer, entry: Entry, images: Tensor, result: hirescam.Explanation
+) -> Tensor:
+    """``(k, *grid)``."""
+    activations = explainer.trace(entry.given(images)).activations[0]
+    return activations[:, result.prefix :].unflatten(1, result.grid) if result.prefix else activations
+
+
+def _measurement(model: nn.Module, entry: Entry, images: Tensor, result: hirescam.Explanation) -> str:
+    if result.certificate.geometry == "measured":
+        return "is it"
+    if images.numel() > _LARGE:
+        return ""
+    if len(result.grid) > len([letter for letter in result.axes if letter not in "bc"]):
+        return "unknown"
+    (call,) = possible_calls(entry.given(images), input_axes(result.axes))
+    (axes,) = measured(model, call, [parse(result.layer)])
+    try:
+        layout = None if axes is None else laid(axes, len(result.grid))
+    except hirescam.LayerError:
+        return "unknown"
+    if layout is None:
+        return "unknown"
+    same = (layout.grid, layout.prefix) == (result.grid, result.prefix)
+    return "agrees" if same and prod(layout.space) == prod(result.raw.shape[2:]) else "differs"
