@@ -1,5 +1,7 @@
 """Networks of many families: the right axes, the sum, single locations, and the place of an event."""
 
+from math import prod
+
 import pytest
 
 from zoo.checks import row_of
@@ -14,10 +16,12 @@ def test_networks_by_hand(entry: Entry) -> None:
     check(entry)
 
 
+OTHERS = [one for one in every() if one not in BY_HAND and prod(one.shape) <= 3 * 96 * 96]
+"""Those that take about a second each; docs/_zoo.py runs the others too."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "entry", [one for one in every() if one not in BY_HAND], ids=lambda entry: entry.name
-)
+@pytest.mark.parametrize("entry", OTHERS, ids=lambda entry: entry.name)
 def test_networks_of_others(entry: Entry) -> None:
     package = entry.name.split(":")[0]
     pytest.importorskip({"MONAI": "monai"}.get(package, package))
