@@ -15,7 +15,7 @@ from benchmarks.options import RESULTS
 from benchmarks.results import Row, cell_text, write
 
 _SAME = ("cpu", "cores", "threads", "system", "python")
-TABLES = ("one_image", "classes", "batches", "memory", "first_call", "engines")
+TABLES = ("one_image", "classes", "batches", "memory", "engines")
 """Those that it is made of."""
 PEERS = ("grad-cam", "captum", "torchcam")
 
@@ -52,7 +52,7 @@ def _engine(name: str, *, demo: bool) -> Callable[[Row], bool]:
     return lambda row: row["engine"] == name and (row["network"] == "lite0") is demo
 
 
-BARE_RATIO, BEYOND = "× eager forward", "layer chosen, less the choice"
+BARE_RATIO = "× eager forward"
 ONE, MANY, FLAT = "one image, one class", "one image, all 1000 classes", "2048 × 7 × 7 flatten head"
 AIMS = (
     Aim(f"{ONE}, exact head", 1.03, "one_image", "hirescam", exact),
@@ -69,7 +69,6 @@ AIMS = (
         Aim(f"{name}: the demo's network", 1.0, "engines", BARE_RATIO, _engine(name, demo=True))
         for name in ("ONNX Runtime", "OpenVINO")
     ),
-    Aim("first call, beyond the automatic choice", 6.0, "first_call", BEYOND, lambda row: True),
     Aim("peak memory ÷ (bare forward + maps), exact head", 1.05, "memory", "hirescam ÷ (bare + maps)", exact),
 )
 """The aims, each as a ratio to the bare eager forward pass where nothing else is said."""
