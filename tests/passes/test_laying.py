@@ -1,5 +1,7 @@
 """From axes that are known to a map of locations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -161,3 +163,19 @@ OVERLAPPING = (Part(Role.PLACE, 3, 0, 2.0), Part(Role.PLACE, 4, 0, 1.0))
 def test_axes_that_are_no_map(axes: Axes, why: str) -> None:
     with pytest.raises(LayerError, match=why):
         laid(axes, 2)
+
+
+@pytest.mark.parametrize("order", [(2, 0, 3, 1), (3, 2, 1, 0)])
+def test_one_axis_of_several_in_an_order_of_its_own(order: tuple[int, ...]) -> None:
+    rows, backwards = ordered((ROWS,), order), replace(COLUMNS, step=-2.0, first=10.0)
+    check((B, C, rows, (COLUMNS,)), IMAGE[:, :, list(order)], IMAGE)
+    check((B, C, (COLUMNS,), rows), IMAGE[:, :, list(order)].mT, IMAGE)
+    check((B, (*C, *rows), (backwards,)), IMAGE[:, :, list(order)].flip(3).flatten(1, 2), IMAGE)
+    columns = ordered((COLUMNS,), (5, 0, 4, 1, 3, 2))
+    check((B, rows, columns, C), IMAGE[:, :, list(order)][..., [5, 0, 4, 1, 3, 2]].permute(0, 2, 3, 1), IMAGE)
+
+
+@pytest.mark.parametrize("order", [(2, 0, 3, 3), (0, 2, 1), (-1, 2, 0, 3, 1)])
+def test_one_axis_of_several_that_is_not_every_place_once(order: tuple[int, ...]) -> None:
+    with pytest.raises(LayerError, match="along one axis of several"):
+        laid((B, C, ordered((ROWS,), order), (COLUMNS,)), 2)

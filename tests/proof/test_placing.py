@@ -151,3 +151,26 @@ def test_the_inside_of_an_attention_is_no_map() -> None:
     placed = Placed(laid(axes, 1))
     assert placed.layout is not None
     assert not placed.is_map
+
+
+class Flips(nn.Module):
+    """Tokens whose order one flag decides, and which operations lose sight of."""
+
+    def __init__(self, *, flip: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.flip = flip
+        self.embed, self.mix = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(24, 24)
+        self.tap, self.fc = nn.Identity(), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x)
+        tokens = (tokens.flip(-1) if self.flip else tokens).flatten(2)
+        return self.fc(self.tap((tokens + self.mix(tokens)).mT).mean(1))
+
+
+def test_two_networks_that_differ_in_a_flag_are_measured_apart(count: list[int]) -> None:
+    for flip in (False, True):
+        result = hirescam.explain(Flips(flip=flip).eval(), IMAGES, layer="tap")
+        assert result.certificate.geometry == "measured"
+    assert count == [1, 1]

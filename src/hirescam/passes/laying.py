@@ -6,10 +6,11 @@ from itertools import pairwise
 from math import prod
 
 import torch
+from torch import Tensor
 
 from hirescam.errors import LayerError
 from hirescam.passes.layout import Layout
-from hirescam.passes.parts import Axes, Part, Role
+from hirescam.passes.parts import Axes, Part, Role, size_of
 
 _NEAR = 1e-6
 
@@ -37,18 +38,16 @@ def laid(axes: Axes, ndim: int) -> Layout | None:
     if len(batch) != 1:
         raise LayerError("no axis of it is the images of the batch, or not those alone")
     factors = tuple(tuple(-1 if p.role is Role.BATCH else p.size for p in axis) for axis in axes)
-    taken = [number for number in places if parts[number].inner]
-    if taken and len(places) > 1:
-        raise LayerError("some of its places are in an order of their own, along one axis of several")
     questions = any(part.asked for part in parts)
-    reading = _reading(parts[taken[0]].inner if taken else [parts[number] for number in places], ndim)
-    if not taken:
+    tokens = parts[places[0]] if len(places) == 1 and parts[places[0]].inner else None
+    reading = _reading(tokens.inner if tokens else [parts[number] for number in places], ndim)
+    if tokens is None:
         order = (*batch, *own, *(places[number] for number in reading.order))
         return Layout(
             factors, order, len(own), reading.grid, reading.grid, index=_unless_usual(reading.index),
             beyond=reading.beyond, places=reading.places, asked=questions,
         )  # fmt: skip
-    prefix, index = _in_order(parts[taken[0]].order, reading)
+    prefix, index = _in_order(tokens.order, reading)
     space = (len(index),) if prefix else reading.grid
     return Layout(
         factors, (*batch, *own, *places), len(own), space, reading.grid, prefix, _unless_usual(index),
@@ -83,6 +82,8 @@ def _reading(parts: Sequence[Part], ndim: int) -> _Reading:
     Raises:
         LayerError: they are not the places of a grid, each once.
     """
+    shuffled = {n: _entries(part) for n, part in enumerate(parts) if part.inner}
+    parts = [part.inner[0] if part.inner else part for part in parts]
     made = sorted({part.dim for part in parts if part.made})
     dims = [*made, *range(ndim)]
     numbered = {dim: [n for n, part in enumerate(parts) if part.dim == dim] for dim in dims}
@@ -91,8 +92,11 @@ def _reading(parts: Sequence[Part], ndim: int) -> _Reading:
         _check([parts[n] for n in found])
     order = tuple(n for dim in dims for n in numbered[dim])
     grid = tuple(prod(parts[n].size for n in numbered[dim]) for dim in dims)
-    index = torch.arange(prod(grid)).reshape(grid)
-    own = torch.arange(prod(grid)).reshape([part.size for part in parts]).permute(order).reshape(grid)
+    own = torch.arange(prod(grid)).reshape([part.size for part in parts]).permute(order)
+    index = torch.arange(prod(grid)).reshape(own.shape)
+    for n, entries in shuffled.items():
+        index, own = (numbers.index_select(order.index(n), entries) for numbers in (index, own))
+    index, own = (numbers.reshape(grid) for numbers in (index, own))
     for axis, dim in enumerate(dims):
         for part in [parts[n] for n in numbered[dim][:1]]:
             index, own = (numbers.roll(-part.turn, axis) for numbers in (index, own))
@@ -104,6 +108,17 @@ def _reading(parts: Sequence[Part], ndim: int) -> _Reading:
         order, grid, tuple(index.flatten().tolist()), beyond, tuple(own.flatten().tolist()),
         tuple(map(_spots, along)),
     )  # fmt: skip
+
+
+def _entries(part: Part) -> Tensor:
+    """Which entry of an axis, whose entries are in an order of their own, lies at each of its places.
+
+    Raises:
+        LayerError: it is not all places of one axis, each once.
+    """
+    if len(part.inner) > 1 or sorted(part.order) != list(range(size_of(part.inner))):
+        raise LayerError("some of its places are in an order of their own, along one axis of several")
+    return torch.tensor(part.order).argsort()
 
 
 def _spots(parts: Sequence[Part]) -> tuple[float, float] | None:

@@ -12,7 +12,7 @@ channels of a trained network have places that they prefer, and channels without
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, lgamma, log, log1p, prod
 from typing import Any
@@ -26,6 +26,7 @@ from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.parts import Axes, Axis, Part, Role, channels, ordered, unknown
 from hirescam.passes.provenance import tensors_in
 from hirescam.passes.taps import Tap
+from hirescam.proof.fingerprint import weights
 
 _LOOKS = (4, 8, 16)  # draws
 _STRENGTH = 1e-2  # of the noise, in standard deviations of the image
@@ -36,6 +37,8 @@ _SCORE = 0.25  # of an order of tokens, at most
 _WIDE = 0.35  # spread of an entry that sees everything
 _REVERSED = 4.0  # standard errors by which two neighbours may be in the wrong order
 _MOST_ENTRIES = 2**22  # of one output
+_NOT_RUN = (HirescamError, RuntimeError, TypeError, ValueError, AttributeError)
+"""What comes of a network that cannot be copied, or does not run with other weights."""
 
 
 def measured(model: nn.Module, call: Call, wanted: Sequence[Tap]) -> list[Axes | None]:
@@ -51,18 +54,21 @@ def measured(model: nn.Module, call: Call, wanted: Sequence[Tap]) -> list[Axes |
     Returns:
         For each its axes, some perhaps unknown; None where it cannot be measured.
     """
+    found: list[Axes | None] = [None] * len(wanted)
     try:
         draws = _Draws(model, call, wanted)
-        found: list[Axes | None] = [None] * len(wanted)
-        for look in _LOOKS:
+    except _NOT_RUN:
+        return found
+    for look in _LOOKS:
+        try:
             draws.more(look)
-            for number in range(len(wanted)):
-                if not _decided(found[number]):
-                    found[number] = _together(found[number], _axes(draws, number))
-            if all(map(_decided, found)):
-                break
-    except (HirescamError, RuntimeError, TypeError, ValueError, AttributeError):
-        return [None] * len(wanted)  # it cannot be copied, or does not run with other weights
+        except _NOT_RUN:
+            break
+        for number in range(len(wanted)):
+            if not _decided(found[number]):
+                found[number] = _together(found[number], _axes(draws, number))
+        if all(map(_decided, found)):
+            break
     return found
 
 
@@ -93,7 +99,7 @@ class _Draws:
         self.call = call.replace(call.images.detach().float() if _is_half(model) else call.images.detach())
         self.space, self.batch = call.space, len(call.images)
         self._wanted = wanted
-        self._own = {name: tensor.detach().clone() for name, tensor in _weights(self.model)}
+        self._own = {name: tensor.detach().clone() for name, tensor in weights(self.model)}
         self._generator = torch.Generator().manual_seed(0)
         self.products: list[list[Tensor]] = [[] for _ in wanted]
         self.squares: list[list[Tensor]] = [[] for _ in wanted]
@@ -112,7 +118,7 @@ class _Draws:
         images = images.mean() + spread * torch.randn(images.shape, generator=self._generator).to(images)
         noise = torch.randn(images.shape, generator=self._generator).sign().to(images) * _STRENGTH * spread
         with torch.no_grad():
-            for name, tensor in _weights(self.model):
+            for name, tensor in weights(self.model):
                 tensor.copy_(_shuffled(self._own[name], self._generator))
         before = self._outputs(images)
         plain = self._outputs(images + noise)
@@ -120,8 +126,8 @@ class _Draws:
         for number, base in enumerate(before):
             if base is None:
                 raise HirescamError("the layer was not met")
-            y = (plain[number] - base).double()  # type: ignore[operator]
-            z = torch.stack([(one[number] - base).double() for one in ramped])  # type: ignore[operator]
+            y = (plain[number] - base).cpu().double()  # type: ignore[operator]
+            z = torch.stack([(one[number] - base).cpu().double() for one in ramped])  # type: ignore[operator]
             self.products[number].append(y * z)
             self.squares[number].append(z.square())
             self.energies[number].append(y.square())
@@ -165,14 +171,6 @@ class _Draws:
 
 def _is_half(model: nn.Module) -> bool:
     return any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in model.parameters())
-
-
-def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, and the statistics of batch norms."""
-    yield from model.named_parameters()
-    for name, tensor in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            yield name, tensor
 
 
 def _shuffled(own: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,15 +3,16 @@
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from hirescam.errors import LayerError
+from hirescam.errors import HirescamError, LayerError
 from hirescam.passes.borrow import Call
 from hirescam.passes.laying import laid
 from hirescam.passes.layout import Layout, given
 from hirescam.passes.parts import Axes, Role
+from hirescam.proof.fingerprint import fingerprint
 from hirescam.proof.graph import Sighting
 from hirescam.proof.measuring import measured
 
@@ -68,14 +69,15 @@ class Places:
     def measure(self, sightings: Sequence[Sighting]) -> None:
         """Measure what operations do not show, for a few taps at once; kept for each architecture."""
         wanted = [seen for seen in sightings if self.of(seen).unknown][:_MOST_MEASURED]
-        keys = {id(seen): (self._architecture, seen.tap, seen.shape) for seen in wanted}
-        missing = [seen for seen in wanted if keys[id(seen)] not in _kept]
+        keys: list[Hashable] = [(self._architecture, seen.tap, seen.shape) for seen in wanted]
+        known = {key: _kept[key] for key in keys if key in _kept}
+        missing = [(key, seen.tap) for key, seen in zip(keys, wanted, strict=True) if key not in known]
         if missing:
-            found = measured(self._model, self._call, [seen.tap for seen in missing])
-            for seen, axes in zip(missing, found, strict=True):
-                _kept[keys[id(seen)]] = axes
-        for seen in wanted:
-            self._measured[id(seen)] = self._read(_kept[keys[id(seen)]] or seen.axes, "measured")
+            found = measured(self._model, self._call, [tap for _, tap in missing])
+            known.update(zip((key for key, _ in missing), found, strict=True))
+        for key, seen in zip(keys, wanted, strict=True):
+            self._measured[id(seen)] = self._read(known[key] or seen.axes, "measured")
+        _kept.update(known)
         while len(_kept) > _MOST_KEPT:
             _kept.popitem(last=False)
 
@@ -96,11 +98,13 @@ class Places:
             return Placed(None, "given", str(error))
         return Placed(layout, "given")
 
-    @property
+    @cached_property
     def _architecture(self) -> Hashable:
         """What a measurement depends on; weights are drawn anew, so they do not matter."""
         call = self._call
-        others = [leaf.shape for leaf in pytree.tree_leaves(call.inputs) if isinstance(leaf, Tensor)]
+        try:
+            computed: object = fingerprint(self._model, call)
+        except (HirescamError, RuntimeError, TypeError, ValueError, NotImplementedError):
+            computed = object()  # what cannot be watched is like nothing else
         parts = tuple((name, type(module)) for name, module in self._model.named_modules())
-        sizes = tuple((name, tensor.shape) for name, tensor in self._model.named_parameters())
-        return parts, sizes, call.axes, call.key, tuple(call.images.shape[1:]), tuple(others)
+        return computed, parts, call.axes, call.key
