@@ -13,10 +13,22 @@ from rich.console import Console
 import hirescam
 from fuzz import report, running
 from fuzz.__main__ import main
-from fuzz.grammar import Affine, Curved, Launder, Model, Opaque, Parallel, Program, Readout, Residual
+from fuzz.grammar import (
+    Affine,
+    Curved,
+    Launder,
+    Model,
+    Opaque,
+    Parallel,
+    Piecewise,
+    Program,
+    Readout,
+    Residual,
+)
 from fuzz.report import Outcome, Report, Task, kind_of, smallest, work
 from fuzz.running import class_of, examine, shorter, shrink
 from fuzz.sequences import Call, Change, Sequence, smaller_sequences
+from hirescam.proof import placing
 
 FLAT = Readout("flatten")
 PLAIN = Program(steps=(FLAT,))
@@ -225,3 +237,14 @@ def test_a_map_may_be_in_the_order_of_the_image() -> None:
     for swapped in (False, True):
         one = replace(subject, swapped=swapped)
         assert torch.equal(one.unmapped(one.mapped(raw)), raw)
+
+
+@pytest.mark.parametrize("seed", [0, 732])
+def test_the_layer_that_is_listed_as_chosen_is_the_one_that_is_explained(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second class has its kinks elsewhere: a layer that is local for the first is not for both."""
+    monkeypatch.setattr(placing, "measured", lambda model, call, wanted: [None] * len(wanted))
+    steps = (Affine("rsub"), Piecewise("maximum"), Readout("one location"))
+    program = Program(steps=steps, batch=1, seed=seed, target="top", layer=None)
+    assert examine(program).violations == ()
