@@ -135,7 +135,7 @@ def test_autocast_has_a_plan_of_its_own() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = plan(made, x)
         assert half is not plain
-        assert half.certified.finished.logits.dtype == torch.bfloat16
+        assert half.finished.logits.dtype == torch.bfloat16
         assert plan(made, x) is half
     assert plan(made, x) is plain
     assert len(made.plans) == 2
@@ -236,7 +236,7 @@ def test_what_a_plan_is_known_by_stays_alive() -> None:
         chooser = Chooser(label)
         seen.add(chooser)
         found = plan(made, target=chooser.score)
-        assert torch.equal(found.certified.traced.score[:, 0], found.certified.traced.logits[:, label])
+        assert torch.equal(found.finished.score[:, 0], found.finished.logits[:, label])
         del chooser
     assert len(seen) == CLASSES
 
@@ -479,10 +479,10 @@ def test_classes_are_certified_on_two_images_and_functions_on_all() -> None:
     for target in (1, None, Contrast(0), AllClasses()):
         made.plans.clear()
         known = plan(made, x, target)
-        assert len(known.certified.finished.call.images) == 2
-        assert torch.equal(known.certified.finished.call.images, x[:2])
+        assert len(known.finished.call.images) == 2
+        assert torch.equal(known.finished.call.images, x[:2])
         assert known.batches == {1, 2}
-    assert len(plan(made, x, first).certified.finished.call.images) == 5
+    assert len(plan(made, x, first).finished.call.images) == 5
     assert plan(made, x, first).batches == {1, 5}
 
 
@@ -627,7 +627,7 @@ def test_a_doubt_about_a_class_certifies_on_that_class() -> None:
     known, call = plan(made), as_call(images(2))
     fresh = made.resolve(known, Doubt(label=3), call, 1)
     assert fresh is not known
-    assert fresh.certified.finished.bound.index.unique().tolist() == [3]
+    assert fresh.finished.bound.index.unique().tolist() == [3]
     assert fresh.certificate.guarantee is Guarantee.EXACT
     assert made.plan(call, 1) is fresh
     assert made.resolve(fresh, Doubt(label=2), call, 1).certificate.guarantee is Guarantee.NONE
@@ -643,10 +643,10 @@ def test_a_doubt_about_images_certifies_on_those_images(target: Any, classes: li
     known = made.plan(call, target)
     fresh = made.resolve(known, Doubt((2, 1, 3)), call, target)
     assert fresh is not known
-    assert torch.equal(fresh.certified.finished.call.images, x[[2, 1]])
+    assert torch.equal(fresh.finished.call.images, x[[2, 1]])
     assert made.plan(call, target) is fresh
     if classes is not None:
-        assert fresh.certified.finished.bound.index[:, 0].tolist() == classes
+        assert fresh.finished.bound.index[:, 0].tolist() == classes
 
 
 def test_a_plan_can_be_made_again_for_these_very_images() -> None:
@@ -654,7 +654,7 @@ def test_a_plan_can_be_made_again_for_these_very_images() -> None:
     known = made.plan(as_call(x), 1)
     fresh = made.again(as_call(x + 1), 1)
     assert fresh is not known
-    assert torch.equal(fresh.certified.finished.call.images, (x + 1)[:2])
+    assert torch.equal(fresh.finished.call.images, (x + 1)[:2])
     assert made.plan(as_call(x), 1) is fresh
 
 
@@ -817,7 +817,7 @@ def test_compiled_plans_are_made_where_the_closed_form_answers() -> None:
     known = plan(made)
     assert known is not eager
     assert isinstance(known.compiled, Fake)
-    assert known.compiled.finished is known.certified.finished
+    assert known.compiled.finished is known.finished
     assert plan(made, target=first).compiled is None
     known.compiled.fresh = False
     assert plan(made) is not known

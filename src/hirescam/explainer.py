@@ -260,7 +260,7 @@ class Explainer:
 
     def _look(self, call: Call, plan: Plan) -> tuple[Tensor, Tensor]:
         """The layer's output and the logits: of the pass that was just made, or of a new one."""
-        made = plan.certified.finished
+        made = plan.finished
         if made.call is call:
             return made.leaf.detach(), made.logits.detach().clone()
         with self._planner.giving_back():
@@ -295,7 +295,7 @@ class Explainer:
         return wrong, f"the gradient of {named} is not what the model does"
 
     def _pass(self, plan: Plan, call: Call, wish: Wish, made: Pass | None) -> Pass:
-        certified = plan.certified.finished
+        certified = plan.finished
         for known in (made, certified if certified.call is call else None):
             if known is not None and known.site is plan.site and known.answers(wish):
                 return known.about(wish)

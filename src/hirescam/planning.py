@@ -42,7 +42,7 @@ from hirescam.proof.grade import Guarantee
 from hirescam.proof.graph import Graph, Sighting, grade_of_pass, read
 from hirescam.proof.judging import Certified
 from hirescam.proof.placing import Placed, Places
-from hirescam.proof.probes import wrong_class, wrong_target
+from hirescam.proof.probes import Answers, wrong_class, wrong_target
 from hirescam.proof.selection import Candidate, Layer
 
 CERTIFIED_IMAGES = 2
@@ -59,7 +59,8 @@ class Plan:
     Attributes:
         site: the layer and how to read the output.
         certificate: what is guaranteed there.
-        certified: the pass and the probes behind it.
+        finished: the pass that it was made on.
+        answers: what the model answered then.
         axes: what the axes of the images are.
         others: the inputs beside the images that it was made with.
         closed_form: the head's constant Jacobian; None where there is none.
@@ -71,7 +72,8 @@ class Plan:
 
     site: Site
     certificate: Certificate
-    certified: Certified
+    finished: Pass
+    answers: Answers | None
     axes: InputAxes
     others: tuple[object, ...]
     closed_form: ClosedForm | None = None
@@ -209,7 +211,7 @@ class Planner:
         Returns:
             A class or a target whose gradient is another; None where there is none, or nothing was promised.
         """
-        answers, label = plan.certified.answers, None
+        answers, label = plan.answers, None
         if plan.certificate.guarantee is Guarantee.NONE or answers is None:
             return None
         target = finished.wish.target
@@ -217,19 +219,18 @@ class Planner:
         if named is not None:
             wanted = set(named) - plan.checked
             classes = sorted(wanted)
-            certified = plan.certified.finished
             if classes:
-                label = wrong_class(answers, certified.jacobian(classes), classes, certified)
+                label = wrong_class(answers, plan.finished.jacobian(classes), classes, plan.finished)
             plan.checked |= wanted
             return label if label is not None and self._contradicted(plan, label) else None
         if is_class_target(target) and not isinstance(target, Region) and target not in plan.checked:
             plan.checked.add(target)
-            return target if wrong_target(answers, plan.certified.finished, target) else None
+            return target if wrong_target(answers, plan.finished, target) else None
         return None
 
     def _contradicted(self, plan: Plan, label: int) -> bool:
         """Whether a suspicious class, asked about by itself and with smaller steps, stays suspicious."""
-        made, guarantee = plan.certified.finished, plan.certificate.guarantee
+        made, guarantee = plan.finished, plan.certificate.guarantee
         if guarantee is not Guarantee.LOCAL:
             return True
         own = judging.certify_site(
@@ -326,7 +327,10 @@ class Planner:
         call, graph = self._labelled(call, target)
         certified = self._settled(graph, call, target)
         certificate, finished = certified.certificate, certified.finished
-        plan = Plan(finished.site, certificate, certified, call.axes, others, batches={1, len(call.images)})
+        plan = Plan(
+            finished.site, certificate, finished, certified.answers, call.axes, others,
+            batches={1, len(call.images)},
+        )  # fmt: skip
         if is_indexed(target):
             plan.checked |= set(finished.bound.index.unique().tolist())
         one_head = certificate.offset != "of this image"  # the head that the Jacobian is of, for every image

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_what_is_asked_of_an_affine_head(apart: bool) -> None:
     activations = model.features(x).detach()
     held = ("held", "held too") if apart else ()
     assert answers.questions == (*held, "mixed", "larger", "without", "nothing")
-    given = dict(zip(answers.questions, answers.activations, strict=True))
+    given = {name: make() for name, make in answers.changed.items()}
     assert all(torch.equal(given[name], activations) for name in held)
     assert not given["nothing"].any()
     raw = rule(run(model, x, target=[1, 4]).trace())[:, 0].abs().flatten(1)
@@ -127,7 +128,7 @@ def test_other_images_are_as_far_as_images_are_from_each_other() -> None:
 def test_what_is_larger_is_another_mixture() -> None:
     finished = run(ready(FlattenNet()), images(2), target=1)
     answers, _ = asked(finished)
-    mixed, larger = (answers.activations[answers.questions.index(q)] for q in ("mixed", "larger"))
+    mixed, larger = (answers.changed[question]() for question in ("mixed", "larger"))
     assert not torch.allclose(larger, 8 * mixed, rtol=0.1)
 
 
@@ -187,7 +188,7 @@ def test_a_fault_that_only_one_question_meets_is_found(question: str, apart: boo
     model, x = ready(After(lambda a: a)), images(2)
     answers, findings = asked(run(model, x, "conv", 1), apart=apart)
     assert findings.doubts == ()
-    model.op = bump(answers.activations[answers.questions.index(question)])
+    model.op = bump(answers.changed[question]())
     _, findings = asked(run(model, x, "conv", 1), apart=apart)
     assert [doubt[: len(DOUBTS[question])] for doubt in findings.doubts] == [DOUBTS[question]]
     assert findings.laws.hold is (DOUBTS[question] == DOUBTS["mixed"])
@@ -296,9 +297,8 @@ def traced_at(logits: torch.dtype = torch.float64, **tensors: Tensor) -> Any:
 def answers_of(steps: dict[str, Tensor], logits: dict[str, float] | None = None) -> Answers:
     values = [[[(logits or {}).get(name, 0.0)]] for name in steps]
     return Answers(
-        torch.stack([step.double().reshape(1, 1, 4) for step in steps.values()]),
+        {name: partial(torch.clone, step.double().reshape(1, 1, 4)) for name, step in steps.items()},
         torch.tensor(values, dtype=torch.float64),
-        tuple(steps),
         torch.zeros(1, dtype=torch.int64),
     )
 

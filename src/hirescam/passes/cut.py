@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn import functional as F
 
 from hirescam.errors import LayerError
@@ -82,7 +83,7 @@ class Cut:
         self.watch = site.watch(call, target)
         self._site, self._call, self._hold, self._differentiable = site, call, hold, differentiable
         self._leaf: Tensor | None = None
-        self._fed: Tensor | None = None
+        self._entry: tuple[Node, int] | None = None
         self._head: Head | None = None
         self.divisors: list[Function] = []
 
@@ -104,10 +105,10 @@ class Cut:
         return self._leaf
 
     @property
-    def fed(self) -> Tensor:
-        """The copy of the leaf that the model went on with."""
-        assert self._fed is not None
-        return self._fed
+    def entry(self) -> tuple[Node, int]:
+        """Where the copy of the leaf that the model went on with stands in the graph: its node and output."""
+        assert self._entry is not None
+        return self._entry
 
     @property
     def head(self) -> Head:
@@ -141,7 +142,8 @@ class Cut:
         leaf = self._leaf_from(tensor)
         with torch.inference_mode(False), torch.enable_grad():
             fed = leaf.clone()
-        self._leaf, self._fed, self._head = leaf, fed, Head(self.watch, fed)
+        assert fed.grad_fn is not None
+        self._leaf, self._entry, self._head = leaf, (fed.grad_fn, fed.output_nr), Head(self.watch, fed)
         self.watch.follow(fed)
         torch._C._set_grad_enabled(True)
         return exchanged(output, tensor, fed)

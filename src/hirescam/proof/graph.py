@@ -164,10 +164,9 @@ def grade_of_pass(finished: Pass) -> Grade:
     What comes around the layer was not seen being made, so it shows as an operation that breaks.
     """
     watch = finished.cut.watch
-    start, end = value_of(finished.score), value_of(finished.cut.fed)
+    start = value_of(finished.score)
     assert start is not None
-    assert end is not None
-    ops, _, _ = _walk(start, end, watch)
+    ops, _, _ = _walk(start, finished.cut.entry, watch)
     return grade((*reversed(ops), *map(_hidden, watch.events)), bypass=False)
 
 

@@ -12,7 +12,9 @@ is. All questions go into one batch where that can be, so that images which infl
 themselves away.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
@@ -41,21 +43,26 @@ class Answers:
     """What the model said.
 
     Attributes:
-        activations: what the layer's output was replaced by, ``(n, b, k, *space)``, by question.
-        logits: the model's output, ``(n, b, c, ...)``.
-        questions: names, in order: perhaps ``held`` and ``held too`` (the layer as it was, other images);
-            ``mixed`` and ``larger``, or the small steps ``along`` the gradient and ``aside``; ``without``
-            (one location removed); ``nothing``.
+        changed: by question, makes what the layer's output was replaced by, ``(b, k, *space)``. It is made
+            again where it is wanted: a plan would keep several times the layer's output. Questions are
+            perhaps ``held`` and ``held too`` (the layer as it was, other images); ``mixed`` and ``larger``,
+            or the small steps ``along`` the gradient and ``aside``; ``without`` (one location removed);
+            ``nothing``.
+        logits: the model's output, ``(n, b, c, ...)``, in the order of the questions.
         removed: number of the location that was removed from each image.
         alone: the logits ``(2, c, ...)`` of the first and the last image without the others, nothing
             changed; None where there are no others, or the model is made for so many images.
     """
 
-    activations: Tensor
+    changed: Mapping[str, Callable[[], Tensor]]
     logits: Tensor
-    questions: tuple[str, ...]
     removed: Tensor
     alone: Tensor | None = None
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return tuple(self.changed)
 
     def of(self, question: str) -> Tensor:
         """The logits ``(b, c, ...)`` of one question."""
@@ -63,7 +70,7 @@ class Answers:
 
     def step(self, question: str, activations: Tensor) -> Tensor:
         """How far a question's activations are from others, ``(b, k, *space)``."""
-        return self.activations[self.questions.index(question)] - activations
+        return self.changed[question]() - activations
 
 
 @dataclass(frozen=True)
@@ -102,22 +109,45 @@ def ask(finished: Pass, traced: Trace, raw: Map, *, affine: bool, apart: bool = 
     """
     activations, images = finished.activations.detach(), finished.call.images.detach()
     removed = raw.detach().flatten(2).abs().sum(1).argmax(1)
-    without = activations.flatten(2).clone()
-    without.scatter_(2, removed[:, None, None].expand(-1, without.shape[1], 1), 0)
-    asked = {"held": activations, "held too": activations} if apart else {}
+    plans: dict[str, Callable[[], Tensor]] = {}
+    if apart:
+        plans |= dict.fromkeys(("held", "held too"), partial(torch.clone, activations))
     if affine:
-        asked |= {"mixed": _mixed(activations, 0), "larger": _LARGER * _mixed(activations, 1)}
+        plans |= {"mixed": partial(_mixed, activations, 0), "larger": partial(_larger, activations)}
     else:
-        asked |= _steps(traced, _step_of(traced.precision))
+        plans |= {
+            name: partial(torch.clone, made)
+            for name, made in _steps(traced, _step_of(traced.precision)).items()
+        }
     # Other images come first, where a model looks that reads one image for all, and with activations that are
     # zero nowhere, so that nothing they are multiplied by is lost.
-    strangers = tuple(asked)[:2]
-    asked |= {"without": without.reshape(activations.shape), "nothing": torch.zeros_like(activations)}
-    shown = dict.fromkeys(asked, images) | {name: _other(images, i) for i, name in enumerate(strangers)}
-    many = torch.stack(list(asked.values()))
-    many = many.to(finished.leaf.dtype).to(many.dtype)  # what the model gets is what is predicted from
+    strangers = tuple(plans)[:2]
+    plans |= {
+        "without": partial(_without, activations, removed),
+        "nothing": partial(torch.zeros_like, activations),
+    }
+    shown = dict.fromkeys(plans, images) | {name: _other(images, i) for i, name in enumerate(strangers)}
+    # What the model gets is what is predicted from.
+    changed = {name: partial(_rounded, make, finished.leaf.dtype) for name, make in plans.items()}
+    many = torch.stack([make() for make in changed.values()])
     logits = _run(finished, many, torch.stack(list(shown.values())))
-    return Answers(many, widen(logits), tuple(asked), removed, _alone(finished))
+    return Answers(changed, widen(logits), removed, _alone(finished))
+
+
+def _rounded(make: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
+    made = make()
+    return made.to(dtype).to(made.dtype)
+
+
+def _larger(activations: Tensor) -> Tensor:
+    return _LARGER * _mixed(activations, 1)
+
+
+def _without(activations: Tensor, removed: Tensor) -> Tensor:
+    """The activations with one location of each image removed."""
+    left = activations.flatten(2).clone()
+    left.scatter_(2, removed[:, None, None].expand(-1, left.shape[1], 1), 0)
+    return left.reshape(activations.shape)
 
 
 def find(answers: Answers, finished: Pass, traced: Trace, raw: Map) -> Findings:
@@ -274,7 +304,9 @@ def _nearer(finished: Pass, traced: Trace) -> float:
     many = torch.stack(list(steps.values()))
     images = finished.call.images.detach()
     logits = widen(_run(finished, many, images.expand(len(many), *images.shape)))
-    answers = Answers(many, logits, tuple(steps), torch.zeros(0))
+    answers = Answers(
+        {name: partial(torch.clone, made) for name, made in steps.items()}, logits, torch.zeros(0)
+    )
     scores = {question: widen(finished.bound.score(answers.of(question))) for question in steps}
     return _near(answers, traced, scores)
 
