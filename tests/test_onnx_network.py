@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import hirescam
 from hirescam import Explainer, ExportedNetwork, TopK, models
@@ -35,6 +36,64 @@ def written(folder: Path, net: type = FlattenNet, **options: object) -> tuple[to
 def flat(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
     torch.manual_seed(0)
     return written(tmp_path_factory.mktemp("flat"))
+
+
+class ChannelsLast(nn.Module):
+    """Rows, columns, channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x.permute(0, 3, 1, 2)).relu().mean((2, 3)))
+
+
+class Wave(nn.Module):
+    """One channel that has no axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv1d(1, 8, 9, stride=4), nn.Linear(8 * 24, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x.unsqueeze(1)).relu().flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "axes", "letters"),
+    [
+        (ChannelsLast, (12, 20, 3), None, "bhwc"),
+        (ChannelsLast, (12, 20, 3), "bhwc", "bhwc"),
+        (Wave, (104,), "bt", "bt"),
+    ],
+)
+def test_other_axes(
+    net: type[nn.Module], shape: tuple[int, ...], axes: str | None, letters: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = ready(net(), torch.float32), torch.randn(2, *shape)
+    made = hirescam.export(model, x, tmp_path / "model.onnx", top=2, axes=axes, any_size=net is ChannelsLast)
+    got, expected = ExportedNetwork(made.path)(x), hirescam.explain(model, x, axes=axes)
+    torch.testing.assert_close(got.raw, expected.raw, rtol=1e-4, atol=1e-5)
+    assert got.axes == expected.axes == letters
+    assert (got.image_size, got.grid, got.places) == (expected.image_size, expected.grid, expected.places)
+    assert got.view().values.shape == expected.view().values.shape
+    if net is ChannelsLast:
+        larger = torch.randn(2, 24, 32, 3)
+        found = ExportedNetwork(made.path)(larger)
+        torch.testing.assert_close(found.raw, hirescam.explain(model, larger).raw, rtol=1e-4, atol=1e-5)
+
+
+def test_the_batch_comes_first(tmp_path: Path) -> None:
+    class Turned(ChannelsLast):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.movedim(-1, 0))
+
+    with pytest.raises(hirescam.InputError, match="takes the batch first"):
+        hirescam.export(
+            ready(Turned(), torch.float32), torch.randn(12, 20, 3, 2), tmp_path / "x.onnx", axes="hwcb"
+        )
 
 
 @pytest.mark.parametrize("target", [None, TopK(2), TopK(3)])

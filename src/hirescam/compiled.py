@@ -77,9 +77,9 @@ class Compiled:
 
 
 def trace_program(
-    module: nn.Module, images: Tensor, *, any_size: bool = False
+    module: nn.Module, images: Tensor, *, open_axes: Sequence[int] = ()
 ) -> tuple[torch.export.ExportedProgram, Tensor]:
-    """Trace a network for any batch size, and where wanted any image size.
+    """Trace a network for any batch size, and where wanted for any size along other axes.
 
     Returns:
         The program, and the images that it was traced on (at least two, so that the batch stays open).
@@ -92,8 +92,7 @@ def trace_program(
     # CUDA's kernels count the images of a batch in 16 bits, and a traced program has to say so.
     most = {"max": 2**16 - 1} if images.is_cuda else {}
     dimensions: dict[int, Any] = {0: torch.export.Dim("batch", **most)}
-    if any_size:
-        dimensions |= dict.fromkeys(range(2, images.ndim), torch.export.Dim.DYNAMIC)
+    dimensions |= dict.fromkeys(open_axes, torch.export.Dim.DYNAMIC)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

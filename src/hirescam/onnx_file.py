@@ -18,11 +18,10 @@ from hirescam.compiled import trace_program
 from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.explainer import Explainer, LayerName
 from hirescam.passes.borrow import Call
-from hirescam.passes.cut import Site, look
-from hirescam.passes.input_axes import usual_axes
-from hirescam.passes.layout import Layout
+from hirescam.passes.cut import look
+from hirescam.passes.input_axes import InputAxes
 from hirescam.passes.targets import OutputSelector, TopK
-from hirescam.passes.trace import widen
+from hirescam.passes.trace import Pass, widen
 from hirescam.proof.certificate import Certificate
 from hirescam.proof.grade import Guarantee
 
@@ -59,17 +58,17 @@ class MapsModule(nn.Module):
     Built for export; the model in it is the caller's own.
     """
 
-    def __init__(self, site: Site, layout: Layout, jacobian: Tensor, offset: Tensor, top: int) -> None:
+    def __init__(self, finished: Pass, jacobian: Tensor, offset: Tensor, top: int) -> None:
         super().__init__()
-        self.model = site.model
-        self.site, self.layout, self.top = site, layout, top
+        self.site, self.layout, self.axes = finished.site, finished.layout, finished.call.axes
+        self.model, self.top = finished.site.model, top
         self.pooled = jacobian.ndim == 2
         self.register_buffer("jacobian", jacobian)  # (c, k) where pooled, else (c, s, k)
         self.register_buffer("offset", offset)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From images ``(b, c, *space)`` to logits, classes, maps and residual."""
-        call = Call(images, None, tuple(images.shape), usual_axes(images))
+        """From images, in the model's own order of axes, to logits, classes, maps and residual."""
+        call = Call(images, None, tuple(images.shape), self.axes)
         leaf, logits = look(self.site, call, inference=False)
         activations = widen(self.layout.read(leaf))
         space = activations.shape[2:]
@@ -94,6 +93,7 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
     any_size: bool = False,
     layer: LayerName = None,
     output: OutputSelector = None,
+    axes: str | None = None,
     labels: tuple[str, ...] | None = None,
     preprocessing: Mapping[str, object] | None = None,
 ) -> Exported:
@@ -106,13 +106,14 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
 
     Args:
         model: a network in evaluation mode.
-        images: one or two typical images ``(b, c, *space)``.
+        images: one or two typical images ``(b, c, *space)``, or as ``axes`` says.
         path: where to write, usually ending in ``.onnx``.
         top: how many classes to explain.
         any_size: also leave the image size open. Works where the head is global average pooling and one
             linear layer; tracing a network for all sizes can take many minutes.
         layer: the layer; None takes the best.
         output: how to find the logits.
+        axes: what the axes of the images are where they are others, such as ``"bhwc"``, with the batch first.
         labels: names of the classes.
         preprocessing: how pictures become images, kept in the file for whoever runs it. Written by
             ``hirescam export``, which knows it, and read by ``hirescam explain``.
@@ -124,7 +125,7 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
     runtime = import_runtime()
     for writer in ("onnx", "onnxscript"):
         _import(writer)
-    explainer = Explainer(model, layer=layer, output=output)
+    explainer = Explainer(model, layer=layer, output=output, axes=axes)
     certificate = explainer.certify(images)
     if certificate.guarantee is not Guarantee.EXACT:
         raise ModelError(
@@ -140,6 +141,7 @@ def export(  # noqa: PLR0913 - what to export, where, and how to read the model
         "labels": list(labels) if labels else None,
         "top": top,
         "layout": asdict(module.layout),
+        "axes": module.axes.letters,
     }
     about |= {"certificate": asdict(certificate), "preprocessing": preprocessing}
     _describe(path, about)
@@ -174,6 +176,11 @@ def _import(name: str) -> Any:
 
 def _maps_module(explainer: Explainer, images: Tensor, certificate: Certificate, top: int) -> MapsModule:
     finished = explainer.certified_pass(images)
+    if finished.call.axes.letters[0] != "b":
+        raise InputError(
+            f"axes={finished.call.axes.letters!r}, and an exported network takes the batch first: wrap the "
+            "network in one that turns its images"
+        )
     count = finished.logits.shape[1]
     if not 1 <= top <= count:
         raise InputError(f"top={top} must be from 1 to {count}, the classes there are")
@@ -189,12 +196,13 @@ def _maps_module(explainer: Explainer, images: Tensor, certificate: Certificate,
     else:
         total = torch.einsum("csk,ks->c", jacobian, activations[0])
     offset = widen(finished.logits.detach()[0]) - total
-    return MapsModule(finished.site, finished.layout, jacobian, offset, top).eval()
+    return MapsModule(finished, jacobian, offset, top).eval()
 
 
 def _any_size(images: Tensor, module: MapsModule) -> bool:
     """Whether the head of a larger image is the same one, spread over more locations."""
-    larger = torch.nn.functional.interpolate(images, scale_factor=2.0)
+    axes: InputAxes = module.axes
+    larger = axes.own(torch.nn.functional.interpolate(axes.canonical(images), scale_factor=2.0))
     try:
         with torch.no_grad():
             _, _, maps, residual = module(larger)
@@ -206,7 +214,7 @@ def _any_size(images: Tensor, module: MapsModule) -> bool:
 
 def _write(module: MapsModule, images: Tensor, path: Path, any_size: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    program, example = trace_program(module, images, any_size=any_size)
+    program, example = trace_program(module, images, open_axes=_space(module.axes) if any_size else ())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -219,6 +227,10 @@ def _write(module: MapsModule, images: Tensor, path: Path, any_size: bool) -> No
             external_data=_large(module),
             verbose=False,
         )
+
+
+def _space(axes: InputAxes) -> list[int]:
+    return [i for i, letter in enumerate(axes.letters) if letter not in "bc"]
 
 
 def _large(module: nn.Module) -> bool:

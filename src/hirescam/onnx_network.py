@@ -13,6 +13,7 @@ from hirescam.errors import InputError, ModelError, TargetError
 from hirescam.explanation import Explanation, certificate_from
 from hirescam.onnx_file import FORMAT, INPUT, OUTPUTS, import_runtime
 from hirescam.passes.borrow import as_call
+from hirescam.passes.input_axes import USUAL, InputAxes
 from hirescam.passes.targets import Target, TopK, bind, is_indexed
 from hirescam.proof.certificate import Certificate
 
@@ -74,7 +75,7 @@ class ExportedNetwork:
         """Explain a batch.
 
         Args:
-            images: float32 tensor ``(b, c, *space)``, preprocessed.
+            images: float32 tensor ``(b, c, *space)``, or as the network takes them, preprocessed.
             target: None is the predicted class of each image; `TopK` and classes are possible as far as the
                 file explains them, that is the ``top`` highest of each image.
 
@@ -94,8 +95,8 @@ class ExportedNetwork:
                 f"TopK({target.k}): {self.path.name} explains the {self.top} highest classes: ask for no "
                 "more, or export the network with a larger top"
             )
-        images = as_call(images).images
-        logits, classes, maps, residual = self._run(images)
+        call = as_call(images, self._axes)
+        logits, classes, maps, residual = self._run(call.own)
         self._check(maps, residual, logits.gather(1, classes))
         index = bind(TopK(1) if target is None else target, logits).index
         rows = self._rows(index, classes)
@@ -109,7 +110,8 @@ class ExportedNetwork:
             layer=self.certificate.layer,
             rule="hirescam",
             certificate=self.certificate,
-            image_size=tuple(images.shape[2:]),
+            image_size=(*self._layout.get("beyond", ()), *call.space),
+            axes=call.axes.letters,
             grid=tuple(self._layout["grid"]) if prefix else tuple(raw.shape[2:]),
             prefix=prefix,
             places=tuple(spot and (spot[0], spot[1]) for spot in self._layout.get("places", ())),
@@ -124,6 +126,8 @@ class ExportedNetwork:
         self.labels: tuple[str, ...] | None = None if labels is None else tuple(labels)
         self.preprocessing: dict[str, Any] | None = json.loads(entries["hirescam.preprocessing"])
         self._layout: dict[str, Any] = json.loads(entries["hirescam.layout"])
+        letters = json.loads(entries.get("hirescam.axes", "null"))
+        self._axes = InputAxes(letters) if letters is not None and letters not in USUAL.values() else None
         _, *shape = self._session.get_inputs()[0].shape
         self.input_shape = tuple(size if isinstance(size, int) else None for size in shape)
         self.weights = _digest(self.path)

@@ -34,9 +34,8 @@ class InputAxes:
         """From the model's order to ``(b, c, *space)``."""
         if self.usual:
             return images
-        letters = self.letters.replace("c", "")
         moved = images.permute([self.letters.index(letter) for letter in self._order])
-        return moved if "c" in self.letters else moved.reshape(len(moved), 1, *moved.shape[1 : len(letters)])
+        return moved if "c" in self.letters else moved.unsqueeze(1)
 
     def own(self, images: Tensor) -> Tensor:
         """From ``(b, c, *space)`` to the model's order."""
