@@ -301,13 +301,75 @@ KEEP: dict[str, Callable[[Tensor], Tensor]] = {
     "group norm": lambda x: F.group_norm(x, 1),
     "softmax": lambda x: x.softmax(1),
     "double": lambda x: x.float().double(),
+    "glu": lambda x: F.glu(torch.cat([x, x], 1), 1),
+    "split attention": lambda x: split_attention(torch.cat([x, x], 1)),
 }
+
+
+def split_attention(x: Tensor) -> Tensor:
+    """As in ResNeSt: two halves of the channels, weighed against each other."""
+    halves = x.unflatten(1, (2, 3))
+    weights = F.conv2d(x.mean((2, 3), keepdim=True), torch.ones(6, 6, 1, 1).double())
+    weights = weights.view(2, 1, 2, -1).transpose(1, 2).softmax(1).reshape(2, -1).view(2, -1, 1, 1)
+    return (halves * weights.reshape(2, 2, 3, 1, 1)).sum(1)
 
 
 @pytest.mark.parametrize("name", KEEP)
 def test_values_that_are_computed_one_by_one_stay_where_they_are(name: str) -> None:
     image = torch.rand(2, 3, 4, 6, dtype=DOUBLE)
     assert follow(KEEP[name], image)[1] == follow(lambda x: x, image)[1]
+
+
+def test_a_token_that_is_padded_to_a_grid_has_no_place() -> None:
+    padded = follow(lambda x: F.pad(x.flatten(2), (1, 0)), torch.rand(2, 3, 2, 3, dtype=DOUBLE))[1]
+    in_front = follow(
+        lambda x: torch.cat([torch.zeros(2, 3, 1).double(), x.flatten(2)], 2),
+        torch.rand(2, 3, 2, 3, dtype=DOUBLE),
+    )[1]
+    assert padded == in_front
+    assert padded[2][0].order == (-1, 0, 1, 2, 3, 4, 5)
+    mirrored = follow(lambda x: F.pad(x.flatten(2), (1, 0), "reflect"), torch.rand(2, 3, 2, 3).double())[1]
+    assert roles(mirrored) == "batch channel unknown"
+
+
+def causal(x: Tensor, reach: int, dilation: int = 1) -> Tensor:
+    weight = torch.ones(3, 3, reach + 1, dtype=DOUBLE)
+    return F.conv1d(F.pad(x, (reach * dilation, 0)), weight, dilation=dilation)
+
+
+def test_sums_lie_where_the_way_lies_that_sees_least() -> None:
+    series = torch.rand(1, 3, 400, dtype=DOUBLE)
+    place = follow(lambda x: x, series)[1][2][0]
+    assert (place.first, place.half) == (0, 0)
+
+    def blocks(x: Tensor) -> Tensor:
+        for i in range(7):
+            x = x + causal(x, 2, 2**i)
+        return x
+
+    for net, half in ((blocks, 2 * 127), (lambda x: causal(x, 30) * x, 30)):
+        axes = follow(net, series)[1]
+        assert roles(axes) == "batch channel place"
+        assert (axes[2][0].first, axes[2][0].half) == (0, half)
+    (alone,) = follow(lambda x: causal(x, 30), series)[1][2]
+    assert (alone.first, alone.half) == (-15, 15)
+    assert roles(follow(lambda x: x[..., 20:] + x[..., :-20], series)[1]) == "batch channel unknown"
+
+
+def test_what_comes_back_up_lies_where_the_way_around_it_lies() -> None:
+    def up_and_down(x: Tensor) -> Tensor:
+        weight = torch.ones(3, 3, 3, 3, dtype=DOUBLE)
+        ways = [x]
+        for _ in range(3):
+            ways.append(F.conv2d(ways[-1], weight, stride=2, padding=1))
+        x = ways.pop()
+        while ways:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear") + ways.pop()
+        return x
+
+    axes = follow(up_and_down, torch.rand(1, 3, 64, 64, dtype=DOUBLE))[1]
+    assert roles(axes) == "batch channel place place"
+    assert all(axis[0].step == 1 and abs(axis[0].first) < 0.5 for axis in axes[2:])
 
 
 def roles(axes: Axes) -> str:
@@ -338,9 +400,12 @@ PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "mean": (lambda x: x.mean((2, 3)), "batch channel"),
     "kept": (lambda x: x.amax((2, 3), keepdim=True), "batch channel one one"),
     "expanded": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x) * 1, "batch channel copy copy"),
+    "repeated": (lambda x: x.mean((2, 3), keepdim=True).repeat(1, 1, 4, 6), "batch channel copy copy"),
+    "tiled": (lambda x: x.repeat(1, 1, 2, 1), "batch channel unknown place"),
     "gathered": (lambda x: x[:, :, torch.tensor([[1, 0]])], "unknown unknown unknown unknown unknown"),
     "chosen": (lambda x: x[:, :, torch.tensor([1, 0])], "batch channel place place"),
     "sorted": (lambda x: x.sort(-1).values, "unknown unknown unknown unknown"),
+    "half of the places": (lambda x: F.glu(x, -1), "batch channel place unknown"),
     "two orders": (lambda x: x + x.flip(2), "batch channel unknown place"),
     "by frames": (lambda x: x.movedim(2, 1).flatten(0, 1), "batch*place channel place"),
 }  # fmt: skip

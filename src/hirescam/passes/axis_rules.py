@@ -102,17 +102,30 @@ def _merged(rows: Sequence[Axis], size: int) -> Axis:
 
 
 def _alike(one: Part, other: Part) -> bool:
-    """Whether two parts have the same places, perhaps a little aside: a pooling beside a convolution."""
-    near = abs(one.first - other.first) < max(1.0, abs(one.step))
+    """Whether two parts have the same places, or one sees the places of the other.
+
+    A pooling beside a convolution is a little aside; what a causal convolution sees ends where the way around
+    it has its place.
+    """
+    apart = abs(one.first - other.first)
     inner = len(one.inner) == len(other.inner) and all(map(_alike, one.inner, other.inner))
     alike = replace(one, first=0.0, inner=(), asked=False) == replace(other, first=0.0, inner=(), asked=False)
-    return near and inner and alike
+    return (_near(one, other) or apart <= max(one.half, other.half)) and inner and alike
+
+
+def _near(one: Part, other: Part) -> bool:
+    return abs(one.first - other.first) < max(1.0, abs(one.step))
 
 
 def _between(*parts: Part) -> Part:
+    """Places that are a little apart lie between; far apart, where the one lies that sees least."""
     inner = tuple(map(_between, *(part.inner for part in parts)))
-    first = sum(part.first for part in parts) / len(parts)
-    return replace(parts[0], first=first, inner=inner, asked=all(part.asked for part in parts))
+    narrow = min(parts, key=lambda part: part.half)
+    near = all(_near(narrow, part) for part in parts)
+    first = sum(part.first for part in parts) / len(parts) if near else narrow.first
+    half = max(abs(part.first - first) + part.half for part in parts)
+    questions = all(part.asked for part in parts)
+    return replace(narrow, first=first, inner=inner, asked=questions, half=half)
 
 
 def pointwise(ask: Ask) -> Found:
@@ -141,6 +154,16 @@ def _same(ask: Ask) -> Found:
     return [ask.axes(next(name for name, value in ask.named.items() if isinstance(value, Tensor)))]
 
 
+@_rule("glu")
+def _halved(ask: Ask) -> Found:
+    """One half of an axis, by the other half."""
+    axes = list(ask.axes("self"))
+    dim = _place(ask["dim"], len(axes))
+    own = bool(axes[dim]) and {part.role for part in axes[dim]} == {Role.CHANNEL}
+    axes[dim] = channels(ask.shape[dim]) if own else unknown(ask.shape[dim])
+    return [tuple(axes)]
+
+
 @_rule("copy")
 def _copied(ask: Ask) -> Found:
     source = ask.of(ask["src"])
@@ -158,18 +181,22 @@ def _each(value: Any, count: int) -> list[float]:
     return numbers * count if len(numbers) == 1 else numbers or [1] * count
 
 
-def _strided(axis: Axis, size: int, step: float, shift: float) -> Axis:
-    """An axis after a window moved over it, ``step`` entries at a time, its centre ``shift`` beyond."""
+def _strided(axis: Axis, size: int, step: float, shift: float, reach: float = 0.0) -> Axis:
+    """An axis after a window moved over it, ``step`` entries at a time, its centre ``shift`` beyond.
+
+    The window reaches ``reach`` entries to each side.
+    """
+    one = axis[0] if len(axis) == 1 and axis[0].role is Role.PLACE and not axis[0].inner else None
     if (size, step, shift) == (size_of(axis), 1, 0):
-        return axis
+        return axis if one is None else (replace(one, half=one.half + abs(one.step) * reach),)
     if size == 1 and size_of(axis) >= 1 and (not axis or axis[0].role is not Role.BATCH):
         return ()
     if len(axis) != 1 or axis[0].inner:
         return unknown(size)
     part = axis[0]
-    if part.role is Role.PLACE:
-        first = part.first + part.step * shift
-        return (replace(part, size=size, step=part.step * step, first=first),)
+    if one is not None:
+        first, half = one.first + one.step * shift, one.half + abs(one.step) * reach
+        return (replace(one, size=size, step=one.step * step, first=first, half=half),)
     return (replace(part, size=size),) if part.role in (Role.CHANNEL, Role.COPY) else unknown(size)
 
 
@@ -193,9 +220,10 @@ def _convolution(ask: Ask) -> Found:
         if _slides(ask, weight.shape[2 + i], stride[i]) and len(axis) == 1 and axis[0].made:
             axis = (replace(axis[0], role=Role.PLACE),)
         if ask.named.get("transposed"):
-            space.append(_strided(axis, size, 1 / stride[i], (padding[i] - reach) / stride[i]))
+            shift = (padding[i] - reach) / stride[i]
+            space.append(_strided(axis, size, 1 / stride[i], shift, reach / stride[i]))
         else:
-            space.append(_strided(axis, size, stride[i], reach - padding[i]))
+            space.append(_strided(axis, size, stride[i], reach - padding[i], reach))
     made = ask.shape[1] if batched else ask.shape[0]
     own, others = axes[-count - 1], (*axes[: -count - 1], *axes[-count:])
     apart = ask.named.get("groups", 1) == size_of(own) == made > 1
@@ -222,8 +250,9 @@ def _pooling(ask: Ask) -> Found:
     kernel = _each(ask["kernel_size"], count)
     stride = _each(ask["stride"] or ask["kernel_size"], count)
     padding, dilation = _each(ask["padding"], count), _each(ask.named.get("dilation", 1), count)
+    reach = [dilation[i] * (kernel[i] - 1) / 2 for i in range(count)]
     space = [
-        _strided(axis, size, stride[i], dilation[i] * (kernel[i] - 1) / 2 - padding[i])
+        _strided(axis, size, stride[i], reach[i] - padding[i], reach[i])
         for i, (axis, size) in enumerate(zip(axes[-count:], ask.shape[-count:], strict=True))
     ]
     return [(*axes[:-count], *space)]
@@ -365,6 +394,8 @@ def _reshaped(axes: Axes, shape: Sequence[int]) -> Axes:
 
 def _split(part: Part, outer: int) -> tuple[Part, Part]:
     inner = part.size // outer
+    if part.role is not Role.PLACE:
+        return replace(part, size=outer), replace(part, size=inner)
     return replace(part, size=outer, step=part.step * inner), replace(part, size=inner, first=0.0)
 
 
@@ -465,6 +496,19 @@ def _expand(ask: Ask) -> Found:
         tuple(
             axis if size_of(axis) == size else (Part(Role.COPY, size),)
             for axis, size in zip(padded, ask.shape, strict=True)
+        )
+    ]
+
+
+@_rule("repeat")
+def _repeated(ask: Ask) -> Found:
+    axes = ask.axes("self")
+    padded = ((),) * (len(ask.shape) - len(axes)) + axes
+    rows = zip(padded, ask["repeats"], ask.shape, strict=True)
+    return [
+        tuple(
+            axis if count == 1 else (Part(Role.COPY, size),) if axis == () else unknown(size)
+            for axis, count, size in rows
         )
     ]
 
@@ -729,8 +773,14 @@ def _padded(ask: Ask) -> Found:
     widths = ask["pad" if "pad" in ask.named else "padding"]
     for i in range(len(widths) // 2):
         dim = len(axes) - 1 - i
-        if (widths[2 * i], widths[2 * i + 1]) != (0, 0):
-            axes[dim] = _strided(axes[dim], ask.shape[dim], 1, -widths[2 * i])
+        before, after = widths[2 * i], widths[2 * i + 1]
+        if (before, after) == (0, 0):
+            continue
+        if len(axes[dim]) > 1 and is_places(axes[dim]) and min(before, after) >= 0 and "pad" in ask.named:
+            order = [-1] * before + list(range(size_of(axes[dim]))) + [-1] * after  # tokens beside a grid
+            axes[dim] = ordered(axes[dim], order)
+        else:
+            axes[dim] = _strided(axes[dim], ask.shape[dim], 1, -before)
     return [tuple(axes)]
 
 

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from hirescam.passes.axis_rules import RULES, UNLIKE_OURS, Ask, Fixed, pointwise
 from hirescam.passes.input_axes import InputAxes
-from hirescam.passes.parts import Axes, Axis, Part, Role, channels, places_of, size_of, unknown
+from hirescam.passes.parts import Axes, Axis, Part, Role, asked, channels, places_of, size_of, unknown
 from hirescam.passes.provenance import ONLY_SHAPE, tensors_in
 
 
@@ -100,8 +100,8 @@ class Geometry:
             self._written(outputs[0])
 
     def function(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Note what a torch function returned that takes steps one by one, which operations do not show."""
-        if name not in _STEPWISE:
+        """Note what a torch function returned that takes many steps, which do not show enough one by one."""
+        if name not in _MANY_STEPS:
             return
         outputs = tensors_in(result)
         if not outputs or not args or not isinstance(args[0], Tensor):
@@ -114,6 +114,10 @@ class Geometry:
             self.note(outputs[0], (*axes[:2], channels(outputs[0].shape[2])))
         if name == "stft":
             self._spectrum(axes, args, kwargs, outputs[0])
+        if name == "scaled_dot_product_attention" and len(axes) == outputs[0].ndim:
+            value = self.of(kwargs["value"] if "value" in kwargs else args[2])
+            own = channels(outputs[0].shape[-1]) if value is None else value[-1]
+            self.note(outputs[0], (*axes[:-2], asked(axes[-2]), own))
 
     def _spectrum(self, axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Frequencies are an axis that the network makes; frames lie where their middle is."""
@@ -195,7 +199,7 @@ class Geometry:
 
 
 _RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
-_STEPWISE = _RECURRENT | {"stft"}
+_MANY_STEPS = _RECURRENT | {"stft", "scaled_dot_product_attention"}
 
 
 _BY_NUMBERS = frozenset(

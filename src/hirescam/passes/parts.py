@@ -1,7 +1,7 @@
 """What an axis of a tensor is made of: parts that are the batch, channels, or places on the image."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 from math import prod
@@ -37,6 +37,8 @@ class Part:
         asked: whether they are places that an attention asks about: what it answers comes from everywhere,
             until it is added to what is there.
         turn: by how many entries the axis that it is a part of was rolled; its places then start elsewhere.
+        half: how far a location sees from its centre, along that axis and in cells of the image; parts that
+            differ in it are equal.
     """
 
     role: Role
@@ -49,6 +51,7 @@ class Part:
     made: bool = False
     asked: bool = False
     turn: int = 0
+    half: float = field(default=0.0, compare=False)
 
 
 Axis = tuple[Part, ...]
