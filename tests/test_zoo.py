@@ -33,6 +33,7 @@ def check(entry: Entry) -> None:
     assert len(row.grid) == len(row.image_size) == len(entry.axes)
     assert row.image_size[-len(entry.space) :] == entry.space
     assert row.error is None or row.error < 1e-6
+    assert row.apart is None or row.apart < 1e-6
     assert row.audited == ""
     assert row.place <= 1.5 or entry.name in NOT_WHERE_IT_WAS
     assert row.measurement != "differs"

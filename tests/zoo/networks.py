@@ -3,12 +3,21 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import hirescam
+import hirescam.models
+
 IMAGE, VIDEO = (3, 64, 64), (3, 8, 64, 64)
+
+
+def class_score(output: Any, target: int) -> Tensor:
+    """The logit of a class."""
+    return (output if isinstance(output, Tensor) else output.logits)[0, target]
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,10 @@ class Entry:
         key: the argument that the input goes to; ``""`` is the only one.
         options: more arguments of `hirescam.explain`.
         spaces: numbers of the axes of the input that the map lies on; by default all but the first.
+        target: what is explained of the output of one input; None is the predicted class.
+        score: reads the score of a target from what the network returns, without the library.
+        pair: whether the network takes two inputs, and the second is explained.
+        calibrated: whether its batch norms get the statistics of noise.
     """
 
     name: str
@@ -32,6 +45,10 @@ class Entry:
     key: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     spaces: tuple[int, ...] = ()
+    target: Any = None
+    score: Callable[[Any, int], Tensor] = class_score
+    pair: bool = False
+    calibrated: bool = True
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -43,11 +60,39 @@ class Entry:
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self.build().eval().double()
+            model = self.build().double()
+        for name, weight in model.named_parameters():
+            if not name.endswith("bias") and not bool(
+                weight.any()
+            ):  # parts that start as if they were not there
+                nn.init.normal_(weight.data, std=0.1)
+        if self.calibrated:
+            self._calibrate(model)
+        return model.eval()
+
+    def _calibrate(self, model: nn.Module) -> None:
+        """Give batch norms the statistics of noise: with those of the start, deep networks fade out."""
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0
+        if norms:
+            self.run(model, torch.randn(2, *self.shape, dtype=torch.float64))
 
     def given(self, images: Tensor) -> Any:
         """Images as the network takes them."""
+        if self.pair:
+            return torch.zeros_like(images) + 0.5, images
         return {self.key: images} if self.key else images
+
+    def run(self, model: nn.Module, images: Tensor) -> Any:
+        """What the network returns for them."""
+        given = self.given(images)
+        with torch.no_grad():
+            if self.pair:
+                return model(*given)
+            return model(**given) if self.key else model(given)
 
 
 # Hugging Face ---------------------------------------------------------------------------------
@@ -64,23 +109,32 @@ SWIN = {
 HUGGING_FACE: dict[str, dict[str, Any]] = {
     "beit": TRANSFORMER,
     "bit": STAGES | {"embedding_size": 16, "num_groups": 4},
+    "clip": {"vision_config": TRANSFORMER},
     "convnext": STAGES,
     "convnextv2": STAGES,
+    "cvt": {"embed_dim": [16, 16, 32], "num_heads": [1, 1, 2], "depth": [1, 2, 3]},
     "data2vec-vision": TRANSFORMER,
     "deit": TRANSFORMER,
     "dinov2": TRANSFORMER,
     "dinov2_with_registers": TRANSFORMER,
     "donut-swin": SWIN,
+    "efficientnet": {
+        "image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320,
+    },
     "focalnet": {
         "embed_dim": 16, "depths": [1, 1], "hidden_sizes": [16, 32], "focal_levels": [2, 2],
         "focal_windows": [3, 3], "image_size": 64,
     },
     "hgnet_v2": {},
+    "hiera": {
+        "embed_dim": 16, "image_size": [64, 64], "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8],
+    },
     "ijepa": TRANSFORMER,
     "levit": {
         "image_size": 64, "hidden_sizes": [16, 32, 48], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
         "key_dim": [8, 8, 8],
     },
+    "metaclip_2": {"vision_config": TRANSFORMER},
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilenet_v2": {"depth_multiplier": 0.35},
     "mobilevit": {
@@ -95,10 +149,12 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
     "regnet": STAGES | {"embedding_size": 16, "groups_width": 8},
     "resnet": STAGES | {"embedding_size": 16},
     "segformer": STAGES | {"num_attention_heads": [1, 1, 1, 1]},
+    "siglip": {"vision_config": TRANSFORMER},
     "swiftformer": {"embed_dims": [16, 16, 32, 32], "depths": [1, 1, 1, 1]},
     "swin": SWIN,
     "swinv2": SWIN,
     "textnet": {},
+    "timm_wrapper": {"architecture": "resnet10t", "do_pooling": True},
     "vit": TRANSFORMER,
     "vit_msn": TRANSFORMER,
 }  # fmt: skip
@@ -120,6 +176,10 @@ def hugging_face(kind: str) -> Callable[[], nn.Module]:
     return build
 
 
+KINDS = dict.fromkeys(("VideoMAE", "Timesformer", "Vivit", "VJEPA2"), "ForVideoClassification")
+KINDS |= dict.fromkeys(("Whisper", "AST"), "ForAudioClassification")
+
+
 def sound(name: str, **options: Any) -> Callable[[], nn.Module]:
     """A classifier of `transformers` by the names of its classes."""
 
@@ -127,9 +187,7 @@ def sound(name: str, **options: Any) -> Callable[[], nn.Module]:
         import transformers
 
         config = getattr(transformers, f"{name}Config")(**options)
-        kind = {"VideoMAE": "ForVideoClassification", "Timesformer": "ForVideoClassification",
-                "Vivit": "ForVideoClassification", "Whisper": "ForAudioClassification",
-                "AST": "ForAudioClassification"}.get(name, "ForSequenceClassification")  # fmt: skip
+        kind = KINDS.get(name, "ForSequenceClassification")
         return getattr(transformers, name + kind)(config)  # type: ignore[no-any-return]
 
     return build
@@ -185,11 +243,62 @@ OTHERS = [
         {"axes": "bt"},
         (0,),
     ),
+    *[
+        Entry(
+            f"transformers: {name}", sound(name, **SPEECH), (1600,), "t", "input_values", {"axes": "bt"}, (0,)
+        )
+        for name in ("Hubert", "WavLM", "UniSpeech", "UniSpeechSat", "Data2VecAudio", "Wav2Vec2Conformer")
+    ],
+    *[
+        Entry(
+            f"transformers: {name}",
+            sound(name, **SPEECH, squeeze_factor=2),
+            (1600,),
+            "t",
+            "input_values",
+            {"axes": "bt"},
+            (0,),
+        )
+        for name in ("SEW", "SEWD")
+    ],
     Entry(
-        "transformers: HuBERT", sound("Hubert", **SPEECH), (1600,), "t", "input_values", {"axes": "bt"}, (0,)
+        "transformers: Wav2Vec2Bert",
+        sound(
+            "Wav2Vec2Bert",
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            feature_projection_input_dim=16,
+            classifier_proj_size=16,
+        ),
+        (60, 16),
+        "t",
+        "input_features",
+        {"axes": "btc"},
+        (0,),
     ),
     Entry(
-        "transformers: WavLM", sound("WavLM", **SPEECH), (1600,), "t", "input_values", {"axes": "bt"}, (0,)
+        "transformers: V-JEPA 2",
+        sound(
+            "VJEPA2",
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            crop_size=64,
+            patch_size=8,
+            frames_per_clip=4,
+            tubelet_size=2,
+            num_pooler_layers=1,
+            pred_hidden_size=24,
+            pred_num_attention_heads=2,
+            pred_num_hidden_layers=1,
+        ),
+        (4, 3, 64, 64),
+        "thw",
+        "pixel_values_videos",
+        spaces=(0, 2, 3),
     ),
     Entry(
         "transformers: VideoMAE",
@@ -238,10 +347,22 @@ TIMM = {
     "xcit_nano_12_p16_224": 224, "swin_tiny_patch4_window7_224": 224, "mixer_s32_224": 224,
     "resmlp_12_224": 224, "hiera_tiny_224": 224, "mobilevitv2_050": 256, "resnet50_clip": 224,
     "coat_lite_tiny": 224, "levit_128s": 224, "mvitv2_tiny": 224, "maxvit_pico_rw_256": 256,
+    "resnest14d": 64, "skresnet18": 64, "selecsls42": 64, "res2net50_26w_4s": 64, "dpn48b": 64,
+    "cspdarknet53": 64, "xception41": 96, "inception_v3": 139, "repghostnet_050": 64, "repvit_m0_9": 64,
+    "mambaout_femto": 64, "rdnet_tiny": 64, "shvit_s1": 64, "efficientvit_b0": 64, "caformer_s18": 64,
+    "nextvit_small": 64, "convmixer_1024_20_ks9_p14": 56, "visformer_tiny": 224, "efficientformer_l1": 224,
+    "efficientformerv2_s0": 224, "efficientvit_m0": 224, "deit_tiny_patch16_224": 224,
+    "cait_xxs24_224": 224, "convit_tiny": 224, "crossvit_9_240": 240, "davit_tiny": 224,
+    "beit_base_patch16_224": 224, "eva02_tiny_patch14_224": 224, "gcvit_xxtiny": 224, "mobilevit_xxs": 256,
+    "nest_tiny": 224, "pit_ti_224": 224, "sequencer2d_s": 224, "swinv2_tiny_window8_256": 256,
+    "swinv2_cr_tiny_224": 224, "tiny_vit_5m_224": 224, "tnt_s_legacy_patch16_224": 224,
+    "twins_svt_small": 224, "vitamin_small_224": 224, "volo_d1_224": 224,
+    "vit_relpos_small_patch16_224": 224, "gmixer_12_224": 224, "gmlp_ti16_224": 224, "focalnet_tiny_srf": 224,
+    "botnet26t_256": 256, "halonet26t": 256, "lambda_resnet26t": 256, "vit_tiny_r_s16_p8_224": 224,
 }  # fmt: skip
 TORCHVISION = {
-    "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64, "googlenet": 96, "mnasnet0_5": 64,
-    "mobilenet_v2": 64, "mobilenet_v3_small": 64, "regnet_y_400mf": 64, "resnet18": 64,
+    "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64, "googlenet": 96, "inception_v3": 139,
+    "mnasnet0_5": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "regnet_y_400mf": 64, "resnet18": 64,
     "shufflenet_v2_x0_5": 64, "squeezenet1_1": 64, "swin_t": 64, "swin_v2_t": 64, "vgg11": 64,
 }  # fmt: skip
 VIDEOS = ("r3d_18", "swin3d_t")
@@ -260,7 +381,8 @@ def torchvision_network(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         import torchvision
 
-        options = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
+        with_auxiliary = name in ("googlenet", "inception_v3")
+        options = {"init_weights": True, "aux_logits": False} if with_auxiliary else {}
         found = getattr(torchvision.models, name, None) or getattr(torchvision.models.video, name)
         return found(weights=None, num_classes=5, **options)  # type: ignore[no-any-return]
 
@@ -311,6 +433,82 @@ MONAI = [
     ),
 ]
 
+
+# Segmentation, detection -----------------------------------------------------------------------
+
+PART = torch.zeros(64, 64, dtype=torch.float64)
+PART[16:48, 24:56] = 1
+
+
+def part_score(output: Any, target: int) -> Tensor:
+    """The logit of class 2, summed over a region of the picture."""
+    logits = output if isinstance(output, Tensor) else output["out"]
+    return (logits[0, 2] * PART).sum()
+
+
+class Dense(nn.Module):
+    """The class scores of all anchors, before a detector chooses among them."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import torchvision
+
+        make = getattr(torchvision.models.detection, name)
+        self.detector = make(weights=None, weights_backbone=None, num_classes=5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = list(self.detector.backbone(x).values())
+        return self.detector.head(features)["cls_logits"].flatten(1)
+
+
+def segmenter(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import torchvision
+
+        make = getattr(torchvision.models.segmentation, name)
+        return make(weights=None, weights_backbone=None, num_classes=5)  # type: ignore[no-any-return]
+
+    return build
+
+
+def over_a_region(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], **options: Any) -> Entry:
+    """A network with scores for each pixel, of which those of a region are explained."""
+    return Entry(name, build, shape, options=options, target=hirescam.Region(2, PART), score=part_score)
+
+
+DENSE = [
+    *[
+        over_a_region(f"torchvision: {name}", segmenter(name), IMAGE, output="out")
+        for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
+    ],
+    over_a_region(
+        "MONAI: UNet",
+        monai_network(
+            "UNet", spatial_dims=2, in_channels=1, out_channels=5, channels=(8, 16, 32), strides=(2, 2)
+        ),
+        (1, 64, 64),
+    ),
+    over_a_region(
+        "MONAI: SegResNet",
+        monai_network("SegResNet", spatial_dims=2, in_channels=1, out_channels=5),
+        (1, 64, 64),
+    ),
+    *[
+        Entry(f"torchvision: {name}", partial(Dense, name), (3, 128, 128), target=700)
+        for name in ("retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn")
+    ],
+]
+
+
+def trained(name: str) -> Callable[[], nn.Module]:
+    """A network of hirescam's demo, with the weights that come in a package."""
+    return lambda: hirescam.models.resolve(name).module
+
+
+TRAINED = [
+    Entry("hirescam: lite0, trained", trained("lite0"), (3, 128, 128), calibrated=False),
+    Entry("hirescam: crepe, trained", trained("crepe"), (1, 1024), "t", calibrated=False),
+]
 
 # By hand --------------------------------------------------------------------------------------
 
@@ -406,12 +604,25 @@ class Spectrum(nn.Module):
         return self.fc(self.cnn(spectrum.unsqueeze(1)).mean((2, 3)))
 
 
+class Pair(nn.Module):
+    """Two pictures through one network, and a head that compares them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.fc(torch.cat([self.backbone(x).mean((2, 3)) for x in (left, right)], 1))
+
+
 BY_HAND = [
     Entry("EEGNet", EEGNet, (1, 22, 256)),
     Entry("TCN", TCN, (4, 200), "t"),
     Entry("CRNN", CRNN, (1, 32, 96)),
     Entry("CNN-LSTM on frames", Frames, (6, 3, 32, 32), "thw", spaces=(0, 2, 3)),
     Entry("transformer on a series", Series, (50, 4), "t", spaces=(0,)),
+    Entry("Siamese pair, on the right", Pair, (3, 64, 48), options={"input": 1}, pair=True),
     Entry("spectrogram inside", Spectrum, (1600,), "ft", "", {"axes": "bt"}, (0,)),
 ]
 
@@ -428,4 +639,6 @@ def every() -> Iterator[Entry]:
     for name in VIDEOS:
         yield Entry(f"torchvision: {name}", torchvision_network(name), VIDEO, "thw")
     yield from MONAI
+    yield from DENSE
+    yield from TRAINED
     yield from BY_HAND
