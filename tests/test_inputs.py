@@ -3,9 +3,10 @@
 Every map is held against one that is written out by hand for the network.
 """
 
-from collections import UserDict
+from collections import ChainMap, UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -426,3 +427,133 @@ def test_a_reentrant_checkpoint_is_named() -> None:
 
     with pytest.raises(LayerError, match="use use_reentrant=False, which computes the same"):
         hirescam.explain(Reentrant().eval(), IMAGES)
+
+
+# What layers() lists, explain takes -----------------------------------------------------------
+
+
+class LastState(nn.Module):
+    """A recurrent layer whose last state is read, and whose steps are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gru = nn.Conv1d(4, 8, 5, stride=4, padding=2), nn.GRU(8, 8, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.gru(self.stem(x).relu().mT)[1][-1])
+
+
+class Gathered(LastState):
+    """The last valid step, by number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.gru(self.stem(x).relu().mT)[0]
+        return self.fc(steps.gather(1, torch.full((len(x), 1, 8), 4)).squeeze(1))
+
+
+class Graph(nn.Module):
+    """Joints of a skeleton, mixed by a fixed matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("joints", torch.softmax(torch.randn(7, 7), 1))
+        self.lift, self.time = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, (5, 1), (2, 1), (2, 0))
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.einsum("bctv,vw->bctw", self.lift(x.permute(0, 3, 1, 2)), self.joints)
+        return self.fc(self.time(mixed).relu().mean((2, 3)))
+
+
+class Stacked(nn.Module):
+    """Views one by one, and their features side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn, self.fc = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU()), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [self.cnn(x[:, i : i + 1]).mean((2, 3)) for i in range(x.shape[1])]
+        return self.fc(torch.stack(seen, 1).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [(LastState, (2, 4, 64)), (Gathered, (2, 4, 64)), (Graph, (2, 20, 7, 3)), (Stacked, (2, 4, 16, 16))],
+)
+def test_every_layer_that_is_listed_can_be_explained(net: type[nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = net().eval(), torch.randn(shape)
+    listed = hirescam.layers(model, x)
+    assert listed
+    for layer in listed:
+        assert hirescam.explain(model, x, layer=layer.name).raw.shape[2:] == layer.space
+
+
+class TimeFirst(nn.Module):
+    """Series as ``(t, b, c)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.gru, self.fc = nn.Linear(4, 16), nn.GRU(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.gru(self.lift(x))[0].mean(0))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_time_first_in_batches_of_any_size(batch: int) -> None:
+    torch.manual_seed(0)
+    model, x = TimeFirst().eval(), torch.randn(12, batch, 4)
+    result = hirescam.explain(model, x, axes="tbc")
+    assert (result.layer, result.certificate.guarantee, result.grid) == ("gru", "exact", (12,))
+    assert hirescam.explain(model, x, axes="tbc", grid=(12,)).layer == "gru"
+
+
+@pytest.mark.parametrize("kind", [UserDict, ChainMap, MappingProxyType])
+def test_outputs_that_are_mappings_and_no_dicts(kind: Any) -> None:
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cnn, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return kind({"logits": self.fc(self.cnn(x).relu().mean((2, 3))), "size": x.shape})
+
+    model, x = Returns().eval(), torch.randn(2, 3, 8, 8)
+    for output in (None, "logits"):
+        assert hirescam.explain(model, x, output=output).certificate.guarantee == "exact"
+    with pytest.raises(hirescam.OutputError, match=r"a \w+ with the keys \['logits', 'size'\]"):
+        hirescam.explain(model, x, output="scores")
+
+
+def test_no_grid_is_offered_or_taken_where_it_cannot_help() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cnn, self.tap, self.fc = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            swapped = torch.cat([x[..., 16:], x[..., :16]], 3)
+            return self.fc(self.tap(self.cnn(swapped)).mean((2, 3)))
+
+    model, x = Halves().eval(), torch.randn(1, 3, 24, 32)
+    for options in ({}, {"grid": (12, 16)}):
+        with pytest.raises(hirescam.LayerError, match="in an order of their own") as error:
+            hirescam.explain(model, x, layer="tap", **options)
+        assert "grid=" not in str(error.value)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cnn, self.fc = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(16, 4)
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            one, other = self.cnn(torch.cat([left, right])).relu().mean((2, 3)).chunk(2)
+            return self.fc(torch.cat([one, other], 1))
+
+    for options in ({"layer": "cnn"}, {}):
+        with pytest.raises(hirescam.LayerError) as error:
+            hirescam.explain(Both().eval(), (x, x), input=0, **options)
+        assert "grid=" not in str(error.value)

@@ -104,7 +104,7 @@ class ClosedForm:
         bound = targets.bind(target, logits)
         layout = self._pass.layout
         activations = widen(layout.read(leaf)).flatten(2)
-        if leaf.shape[1:] != self._pass.leaf.shape[1:]:
+        if activations.shape[1:] != self._pass.activations.flatten(2).shape[1:]:
             return Doubt(tuple(range(len(logits))))
         found = self._rows_for(bound.index)
         if found is None or isinstance(found, Doubt):

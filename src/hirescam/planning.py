@@ -20,7 +20,7 @@ from hirescam.compiled import Compiled
 from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.passes.borrow import Call, check_model, several
 from hirescam.passes.cut import Site
-from hirescam.passes.input_axes import InputAxes, with_channels_at
+from hirescam.passes.input_axes import InputAxes
 from hirescam.passes.precision import precision_of
 from hirescam.passes.randomness import same_random_numbers
 from hirescam.passes.restore import Place, restored, unchanged
@@ -258,6 +258,7 @@ class Planner:
                     impossible[id(item)] = error
         if not tried:
             raise next(iter(impossible.values()))
+        found = selection.readable(found, places)
         agreed = [item for item, verdict in tried if verdict.guarantee is item.grade.guarantee]
         found = [item for item in found if id(item) not in impossible]
         chosen = (agreed or [item for item, _ in tried])[0]
@@ -277,13 +278,14 @@ class Planner:
             InputError: the caller says that other axes are channels.
         """
         graph = self.graph(call, target)
-        if graph.channel_axis is None:
+        axes = graph.contradicted
+        if axes is None:
             return call, graph
-        axes = with_channels_at(graph.channel_axis, call.own.ndim)
         if self._axes_given:
+            taken = f"axis {axes.letters.index('c')}" if "c" in axes.letters else "none of their axes"
             raise InputError(
                 f"axes={call.axes.letters!r} does not fit this {type(self._model).__name__}: for images of "
-                f"shape {call.given} its first layer takes axis {graph.channel_axis} for channels, as with "
+                f"shape {call.given} its first layer takes {taken} for channels, as with "
                 f"axes={axes.letters!r}"
             )
         call = replace(call, axes=axes)
@@ -377,7 +379,9 @@ class Planner:
         places.measure([sighting])
         placed = places.of(sighting)
         if placed.layout is None:
-            raise LayerError(_no_map(graph.place(sighting).tap.name, sighting.shape, placed))
+            raise LayerError(
+                _no_map(graph.place(sighting).tap.name, sighting.shape, placed, len(call.images))
+            )
         site = Site(
             self._model, graph.place(sighting), self.output, self.progress, self._state(), placed.layout,
             placed.how,
@@ -406,7 +410,7 @@ def _advised(certified: Certified, found: list[Candidate]) -> Certified:
     """Tell of a layer that promises more, and whose locations nobody knows."""
     certificate = certified.certificate
     better = [
-        item for item in found if item.may_be_map and item.grade.guarantee.rank < certificate.guarantee.rank
+        item for item in found if item.may_be_given and item.grade.guarantee.rank < certificate.guarantee.rank
     ]
     if not better:
         return certified
@@ -419,18 +423,20 @@ def _advised(certified: Certified, found: list[Candidate]) -> Certified:
     return replace(certified, certificate=replace(certificate, advice=advice))
 
 
-def _no_map(name: str, shape: tuple[int, ...], placed: Placed) -> str:
-    where = f"layer={name!r} gives shape {shape}"
-    remedy = (
-        "choose another layer, see hirescam.layers(model, images), or say how its positions are arranged "
-        "with Explainer(model, grid=(rows, columns))"
+def _no_map(name: str, shape: tuple[int, ...], placed: Placed, count: int) -> str:
+    where, another = (
+        f"layer={name!r} gives shape {shape}",
+        "choose another layer, see hirescam.layers(model, images)",
     )
+    if placed.unknown and shape[0] != count:
+        return f"{where}, whose first axis is not the {count} image(s) alone: {another}"
     if placed.unknown:
         return (
             f"{where}, and neither the operations before it nor a measurement show which of its axes are "
-            f"locations: {remedy}"
+            f"locations: {another}, or say how its positions are arranged with Explainer(model, grid=(rows, "
+            "columns))"
         )
-    return f"{where}, which is no map of locations: {placed.why}; {remedy}"
+    return f"{where}, which is no map of locations: {placed.why}; {another}"
 
 
 def _sample(call: Call, target: Target) -> tuple[Call, Target]:

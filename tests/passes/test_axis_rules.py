@@ -3,18 +3,21 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import nan
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hirescam.errors import LayerError
 from hirescam.passes import taps
 from hirescam.passes.geometry import Geometry
 from hirescam.passes.input_axes import usual_axes
+from hirescam.passes.laying import laid
 from hirescam.passes.parts import Axes, Part, Role, channels, size_of
 
 BATCH, CHANNELS = 2, 3
@@ -217,6 +220,118 @@ def test_chains_of_moves(chain: list[tuple[str, Any]]) -> None:
         return x
 
     check(move, (2, 3, 4, 6))
+
+
+def moved(x: Tensor, kind: str, random: Any) -> Tensor:
+    """A move that keeps an image an image ``(b, c, *space)``."""
+    dim = random.choice((2, 3))
+    if kind == "flip":
+        return x.flip(dim)
+    if kind == "roll":
+        return x.roll(random.randrange(-3, 4), dim)
+    if kind == "roll both":
+        return x.roll((random.randrange(4), -1), (2, 3))
+    if kind == "swap":
+        return x.mT
+    if kind == "shift inside windows" and x.shape[dim] % 4 == 0:
+        windows = x.unflatten(dim, (2, -1))
+        return windows.roll((1, 1), (dim, dim + 1)).flatten(dim, dim + 1)
+    if kind == "flip windows" and x.shape[dim] % 4 == 0:
+        return x.unflatten(dim, (2, -1)).flip(dim).flatten(dim, dim + 1)
+    if kind == "pool" and not (x.shape[2] % 2 or x.shape[3] % 2):
+        return F.avg_pool2d(x, 2)
+    if kind == "every other":
+        return x[:, :, ::2] if x.shape[2] > 2 else x
+    if kind == "shuffle":
+        order = random.sample(range(x.shape[dim]), x.shape[dim])
+        return x.index_select(dim, torch.tensor(order))
+    return x
+
+
+ENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "image": lambda x: x,
+    "channels last": lambda x: x.permute(0, 2, 3, 1),
+    "tokens": lambda x: x.flatten(2).mT,
+    "rolled tokens": lambda x: token_in_front(x.flatten(2).mT).roll(3, 1),
+    "patches": lambda x: x.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4) if x.shape[3] % 2 == 0 else x,
+    "shuffled tokens": lambda x: x.flatten(2).mT[
+        :, torch.randperm(x.shape[2] * x.shape[3], generator=torch.Generator().manual_seed(0))
+    ],
+}
+
+
+@st.composite
+def images_moved(draw: st.DrawFn) -> tuple[list[tuple[str, Any]], str]:
+    kinds = [
+        "flip", "roll", "roll both", "swap", "pool", "every other", "shuffle", "shift inside windows",
+        "flip windows",
+    ]  # fmt: skip
+    moves = draw(st.lists(st.sampled_from(kinds), max_size=5))
+    ends = draw(st.sampled_from(sorted(ENDS)))
+    return [(kind, draw(st.randoms(use_true_random=False))) for kind in moves], ends
+
+
+def in_order(moves: list[tuple[str, Any]], ends: str) -> bool | None:
+    """Whether a layout puts values in the order of the image; None where nothing is claimed."""
+
+    def move(x: Tensor) -> Tensor:
+        for kind, random in moves:
+            state = random.getstate()
+            x = moved(x, kind, random)
+            random.setstate(state)  # the same steps for every image
+        return ENDS[ends](x)
+
+    for dim in (0, 1):
+        values, axes = follow(move, ramp((2, 3, 8, 12), 2 + dim))
+        try:
+            layout = laid(axes, 2)
+        except LayerError:
+            return None
+        if layout is None:
+            return None
+        read = layout.read(values)[:, :, layout.prefix :] if layout.prefix else layout.read(values)
+        if layout.grid[dim] == 1:  # which may see all of it
+            continue
+        first, step = layout.places[dim] or (nan, nan)
+        expected = first + step * torch.arange(layout.grid[dim], dtype=DOUBLE)
+        found = read.reshape(2, 3, *layout.grid)
+        if not torch.allclose(found, expected.reshape((-1, 1) if dim == 0 else (1, -1)).expand_as(found)):
+            return False
+    return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(images_moved())
+def test_what_is_claimed_of_moved_images_is_their_order(drawn: tuple[list[tuple[str, Any]], str]) -> None:
+    assert in_order(*drawn) is not False
+
+
+@pytest.mark.parametrize("ends", sorted(set(ENDS) - {"rolled tokens"}))
+@pytest.mark.parametrize(
+    "kinds", [("roll", "flip"), ("flip", "roll", "flip"), ("roll both", "swap", "shuffle"), ("roll both",)]
+)
+def test_rolls_and_flips_are_followed(kinds: tuple[str, ...], ends: str) -> None:
+    if "shuffle" in kinds and ends == "shuffled tokens":
+        ends = "tokens"  # an order of an order of one axis of two is not followed
+    assert in_order([(kind, Random(3)) for kind in kinds], ends)
+
+
+@pytest.mark.parametrize("shift", [2, -6, 12, 3])
+def test_what_was_rolled_may_be_pooled_where_its_seam_is_between_windows(shift: int) -> None:
+    values, axes = follow(lambda x: F.avg_pool2d(x.roll(shift, 3), 2), ramp((2, 3, 8, 12), 3))
+    if shift % 2:
+        assert roles(axes) == "batch channel place unknown"
+        return
+    layout = laid(axes, 2)
+    assert layout is not None
+    assert layout.read(values)[0, 0, 0].tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
+
+
+def test_rolls_that_are_not_along_an_axis_of_places() -> None:
+    image = torch.rand(2, 3, 4, 6, dtype=DOUBLE)
+    assert roles(follow(lambda x: x.roll(1), image)[1]) == "unknown unknown unknown unknown"
+    assert roles(follow(lambda x: x.roll((1, 1), (0, 1)), image)[1]) == "unknown channel place place"
+    assert roles(follow(lambda x: x[:, :, :1].roll(1, 2), image)[1]) == "batch channel place place"
 
 
 # Windows over places --------------------------------------------------------------------------

@@ -71,30 +71,52 @@ class Takes(nn.Module):
         return out.reshape(len(x), -1)[:, :4]
 
 
+TURNED = torch.eye(8) + torch.randn(8, 8)
+
+
 @pytest.mark.parametrize(
-    ("net", "shape", "axis"),
+    ("net", "shape", "letters"),
     [
         (Takes(nn.Conv2d(3, 4, 3)), (2, 3, 8, 8), None),
-        (Takes(nn.Conv2d(3, 4, 3), lambda x: x.permute(0, 3, 1, 2)), (2, 8, 9, 3), 3),
-        (Takes(nn.Conv2d(3, 4, 3), lambda x: x.flatten(0, 1)), (2, 5, 3, 8, 8), 2),
-        (Takes(nn.Conv2d(3, 4, 3), lambda x: x[:, 0]), (2, 5, 3, 8, 8), 2),
-        (Takes(nn.Conv2d(3, 4, 3), lambda x: torch.cat(x.unbind(1))), (2, 5, 3, 8, 8), 2),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x.permute(0, 3, 1, 2)), (2, 8, 9, 3), "bhwc"),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x.flatten(0, 1)), (2, 5, 3, 8, 8), "btchw"),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x[:, 0]), (2, 5, 3, 8, 8), "btchw"),
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: torch.cat(x.unbind(1))), (2, 5, 3, 8, 8), "btchw"),
         (Takes(nn.Conv3d(3, 4, 3)), (2, 3, 5, 8, 8), None),
-        (Takes(nn.Linear(5, 4)), (2, 9, 5), 2),
+        (Takes(nn.Linear(5, 4)), (2, 9, 5), "btc"),
         (Takes(nn.Linear(9, 4), lambda x: x.mT), (2, 9, 5), None),
-        (Takes(nn.LSTM(5, 4, batch_first=True)), (2, 9, 5), 2),
+        (Takes(nn.LSTM(5, 4, batch_first=True)), (2, 9, 5), "btc"),
         (Takes(nn.GRU(9, 4, batch_first=True), lambda x: x.mT), (2, 9, 5), None),
-        (Takes(nn.Conv2d(1, 4, (1, 3)), lambda x: x[:, None]), (2, 9, 15), None),
         (Takes(nn.LSTM(8, 4, batch_first=True), lambda x: x.squeeze(1)), (2, 1, 6, 8), None),
         (Takes(nn.Linear(192, 4), lambda x: x.flatten(1)), (2, 3, 8, 8), None),
+        # no axis of channels: windows run over what would be one, or it is a part of the batch
+        (Takes(nn.Conv2d(1, 4, (1, 3)), lambda x: x[:, None]), (2, 9, 15), "bhw"),
+        (Takes(nn.Conv2d(1, 4, 3), lambda x: x[:, None]), (2, 9, 15), "bhw"),
+        (Takes(nn.Conv3d(1, 4, 3), lambda x: x[:, None]), (2, 9, 8, 8), "bthw"),
+        (Takes(nn.Conv2d(1, 4, 3), lambda x: x.flatten(0, 1)[:, None]), (2, 5, 8, 8), "bthw"),
+        # windows with the channels that were said, after sums over something else
+        (Takes(nn.Conv2d(3, 4, 3), lambda x: x @ TURNED), (2, 3, 8, 8), None),
+        (Takes(nn.Linear(4, 4), lambda x: x.unfold(2, 4, 4)), (2, 3, 16), None),
     ],
 )
 def test_which_axis_the_first_sums_are_taken_over(
-    net: nn.Module, shape: tuple[int, ...], axis: int | None
+    net: nn.Module, shape: tuple[int, ...], letters: str | None
 ) -> None:
     planner = Planner(net.eval(), None, None, None, None)
     planner.look()
-    assert planner.graph(call(torch.randn(shape)), None).channel_axis == axis
+    found = planner.graph(call(torch.randn(shape)), None).contradicted
+    assert (found and found.letters) == letters
+
+
+def test_axes_that_the_model_contradicts_are_an_error() -> None:
+    net, x = Takes(nn.Conv2d(3, 4, 3)).eval(), torch.randn(2, 3, 8, 8)
+    with pytest.raises(hirescam.InputError, match="takes axis 1 for channels, as with axes='bchw'"):
+        hirescam.explain(net, x, axes="bdhw")
+    grey = Takes(nn.Conv2d(1, 4, 3), lambda x: x[:, None]).eval()
+    with pytest.raises(
+        hirescam.InputError, match="takes none of their axes for channels, as with axes='bhw'"
+    ):
+        hirescam.explain(grey, x[:, 0], axes="bct")
 
 
 # Networks that people have --------------------------------------------------------------------
@@ -230,8 +252,7 @@ def test_what_an_attention_answers_has_no_places(fused: bool, questions: int) ->
 
 def test_inside_an_attention_there_is_no_map() -> None:
     net, x = Attention().eval(), torch.randn(1, 3, 32, 32)
-    listed = {layer.name: layer.space for layer in hirescam.layers(net, x)}
-    assert {listed[name] for name in listed if name.startswith("softmax")} == {()}
+    assert not any(layer.name.startswith("softmax") for layer in hirescam.layers(net, x))
     result = hirescam.explain(net, x)
     assert result.raw.shape[2:] == (8, 8)
     assert result.certificate.guarantee == "exact"

@@ -79,7 +79,9 @@ def test_windows() -> None:
 def test_orders_of_their_own() -> None:
     backwards = Part(Role.PLACE, 4, 0, -2.0)
     check((B, C, (backwards,), (COLUMNS,)), IMAGE.flip(2), IMAGE)
-    check((B, C, (Part(Role.PLACE, 4, 0, 2.0, turn=1),), (COLUMNS,)), IMAGE.roll(1, 2), IMAGE)
+    check((B, C, (Part(Role.PLACE, 4, 0, 2.0, turn=1, ring=4),), (COLUMNS,)), IMAGE.roll(1, 2), IMAGE)
+    with pytest.raises(LayerError, match="in pieces"):
+        laid((B, C, (Part(Role.PLACE, 4, 0, 2.0, turn=1, ring=8),), (COLUMNS,)), 2)
     check((B, (COLUMNS, backwards), C), IMAGE.flip(2).mT.flatten(2).mT, IMAGE)
     order = torch.randperm(24).tolist()
     check((B, ordered(TOKENS, order), C), IMAGE.flatten(2)[..., order].mT, IMAGE)

@@ -169,7 +169,8 @@ def test_a_grid_that_does_not_fit_a_layer_is_no_error() -> None:
     _, every = found(FlattenNet(), grid=(4, 16))
     assert [one.placed.layout for one in every] == [None, None]
     _, every = found(FlattenNet(), grid=(SIDE, SIDE))
-    assert [one.placed.layout for one in every] == [simple((2, 6, SIDE, SIDE), 1)] * 2
+    assert [one.placed.how for one in every] == ["operations"] * 2
+    assert [one.placed.layout.grid for one in every] == [(SIDE, SIDE)] * 2
 
 
 # Order ----------------------------------------------------------------------------------------
@@ -183,6 +184,7 @@ def candidate(
         Sighting(tap, (None, time), None, (1, 2, 4, 4), (), time, Place(tap), late=False),
         Placed(layout),
         grade(ops, bypass=bypass),
+        1,
     )
 
 

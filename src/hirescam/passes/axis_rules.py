@@ -22,6 +22,7 @@ from hirescam.passes.parts import (
     ordered,
     places_of,
     size_of,
+    turned,
     unknown,
 )
 from hirescam.passes.provenance import tensors_in
@@ -38,6 +39,7 @@ class Ask:
         of: gives the axes of a tensor; None for a constant.
         fixed: gives the place of a tensor along axes that were taken out of it.
         contracts: told of an axis over which weighted sums are taken, and of the other axes there.
+        slides: told of the axis that windows which slide over others have for channels.
         named: the arguments, by name.
         outputs: what it returned.
     """
@@ -45,6 +47,7 @@ class Ask:
     of: Callable[[Tensor], Axes | None]
     fixed: Callable[[Tensor], Fixed]
     contracts: Callable[[Axis, Axes], None]
+    slides: Callable[[Axis], None]
     named: dict[str, Any]
     outputs: list[Tensor]
 
@@ -196,7 +199,10 @@ def _strided(axis: Axis, size: int, step: float, shift: float, reach: float = 0.
     part = axis[0]
     if one is not None:
         first, half = one.first + one.step * shift, one.half + abs(one.step) * reach
-        return (replace(one, size=size, step=one.step * step, first=first, half=half),)
+        made = replace(one, size=size, step=one.step * step, first=first, half=half, turn=0, ring=0)
+        turn = one.turn / step
+        around = one.ring == one.size == size * step and turn == int(turn)
+        return (turned(made, int(turn)),) if around else unknown(size) if one.ring else (made,)
     return (replace(part, size=size),) if part.role in (Role.CHANNEL, Role.COPY) else unknown(size)
 
 
@@ -226,6 +232,8 @@ def _convolution(ask: Ask) -> Found:
             space.append(_strided(axis, size, stride[i], reach - padding[i], reach))
     made = ask.shape[1] if batched else ask.shape[0]
     own, others = axes[-count - 1], (*axes[: -count - 1], *axes[-count:])
+    if any(_slides(ask, weight.shape[2 + i], stride[i]) for i in range(count)):
+        ask.slides(own)
     apart = ask.named.get("groups", 1) == size_of(own) == made > 1
     kernels = _among_channels(ask, own, made, others) if not apart else own
     return [(*axes[: -count - 1], kernels, *space)]
@@ -388,6 +396,9 @@ def _reshaped(axes: Axes, shape: Sequence[int]) -> Axes:
             missing = 1
         if missing != 1:
             return tuple(map(unknown, shape))
+        if len(found) + 1 == len(shape) or shape[len(found) + 1] != 1:
+            while waiting and waiting[0].size == 1:  # a batch of one stays with what comes before it
+                parts.append(waiting.pop(0))
         found.append(tuple(part for part in parts if part.size > 1 or part.role is Role.BATCH))
     return tuple(found) if all(part.size == 1 for part in waiting) else tuple(map(unknown, shape))
 
@@ -410,7 +421,8 @@ def _joined(axis: Axis) -> Axis:
         elif (
             last is not None
             and alike
-            and (last.dim, last.turn, last.step) == (part.dim, part.turn, part.step * part.size)
+            and (last.dim, last.turn, last.ring, last.step)
+            == (part.dim, part.turn, part.ring, part.step * part.size)
         ):
             first = last.first + part.first
             found[-1] = replace(part, size=last.size * part.size, first=first)
@@ -668,7 +680,7 @@ def _unfolded(ask: Ask) -> Found:
 def _columns(ask: Ask) -> Found:
     """Patches: channels and the places in a patch on one axis, the places of patches on the next."""
     axes = ask.axes("self")
-    if len(axes) != 4 or any(len(axis) != 1 for axis in axes[2:]):
+    if len(axes) != 4 or any(len(axis) != 1 or axis[0].ring for axis in axes[2:]):
         return None
     sizes = [size_of(axis) for axis in axes[2:]]
     width, stride, padding, dilation = (
@@ -741,13 +753,23 @@ _MOST_NUMBERS = 2**16
 @_rule("roll")
 def _roll(ask: Ask) -> Found:
     axes = list(ask.axes("self"))
+    if not ask["dims"]:  # as one long row
+        return None
     for shift, dim in zip(_each(ask["shifts"], 1), _each(ask["dims"], 1), strict=True):
         at = _place(int(dim), len(axes))
-        if len(axes[at]) != 1 or axes[at][0].role is not Role.PLACE or axes[at][0].inner:
-            return None
-        part = axes[at][0]
-        axes[at] = (replace(part, turn=(part.turn + int(shift)) % part.size),)
+        axis = axes[at]
+        if axis == () or {part.role for part in axis} == {Role.CHANNEL}:
+            continue
+        if len(axis) != 1 or axis[0].role is not Role.PLACE or axis[0].inner or not _whole(axis[0]):
+            axes[at] = unknown(size_of(axis))
+            continue
+        axes[at] = (turned(axis[0], axis[0].turn + int(shift)),)
     return [tuple(axes)]
+
+
+def _whole(part: Part) -> bool:
+    """Whether it is all of an axis, where that was rolled."""
+    return part.ring in (0, part.size)
 
 
 @_rule("flip")
@@ -755,15 +777,17 @@ def _flip(ask: Ask) -> Found:
     axes = list(ask.axes("self"))
     for dim in ask["dims"]:
         axis = axes[_place(dim, len(axes))]
-        if any(part.inner for part in axis):
+        if any(part.inner or not _whole(part) for part in axis):
             return None
-        axes[_place(dim, len(axes))] = tuple(
-            replace(part, first=part.first + part.step * (part.size - 1), step=-part.step)
-            if part.role is Role.PLACE
-            else part
-            for part in axis
-        )
+        axes[_place(dim, len(axes))] = tuple(map(_backwards, axis))
     return [tuple(axes)]
+
+
+def _backwards(part: Part) -> Part:
+    if part.role is not Role.PLACE:
+        return part
+    first = part.first + part.step * (part.size - 1)
+    return turned(replace(part, first=first, step=-part.step), -part.turn)
 
 
 @_rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from hirescam.passes.axis_rules import RULES, UNLIKE_OURS, Ask, Fixed, pointwise
-from hirescam.passes.input_axes import InputAxes
+from hirescam.passes.input_axes import InputAxes, with_channels_at, without_channels
 from hirescam.passes.parts import Axes, Axis, Part, Role, asked, channels, places_of, size_of, unknown
 from hirescam.passes.provenance import ONLY_SHAPE, tensors_in
 
@@ -29,8 +29,9 @@ class Geometry:
             moved.
 
     Attributes:
-        channel_axis: which axis of the image the first weighted sums were taken over, as long as what was
-            said to be channels was an axis apart; None where they were taken over those, or not yet.
+        contradicted: what the axes of the image are instead of what was said. The first weighted sums were
+            taken over another axis, while what was said to be channels was an axis apart; or over none of the
+            image's. None where they were taken over what was said, or not yet.
     """
 
     def __init__(self, depends: Callable[[Tensor], bool], read: Callable[[], bool] = lambda: False) -> None:
@@ -42,7 +43,7 @@ class Geometry:
         self._made = 0
         self._image: tuple[Part, ...] = ()
         self._summed = self._taken = False
-        self.channel_axis: int | None = None
+        self.contradicted: InputAxes | None = None
 
     def start(self, image: Tensor, axes: InputAxes) -> None:
         """The image, as the model gets it: batch, channels, and places one apart."""
@@ -78,7 +79,7 @@ class Geometry:
                 self._blanks.setdefault(self._storage(tensor), tuple(tensor.shape))
             return
         rule = RULES.get(name, pointwise if torch.Tag.pointwise in op.tags else None)
-        ask = Ask(self.of, self._fixed_of, self._contracts, _named(op, args, kwargs), outputs)
+        ask = Ask(self.of, self._fixed_of, self._contracts, self._slides, _named(op, args, kwargs), outputs)
         try:
             found = rule(ask) if rule is not None else None
         except UNLIKE_OURS:
@@ -139,13 +140,29 @@ class Geometry:
 
     def _contracts(self, axis: Axis, others: Axes) -> None:
         """Note which axis of the image itself the first weighted sums are taken over."""
-        if self._summed or not axis:
+        if self._summed:
+            return
+        own = [part for part in self._image if part.role is Role.CHANNEL and part.size > 1]
+        apart = any(part in own for row in others for part in row)
+        if apart and not any(part.role is Role.PLACE for part in axis):
+            self._summed, self.contradicted = True, without_channels(len(self._image))
+            return
+        if not axis:
             return
         self._summed = True
-        own = [part for part in self._image if part.role is Role.CHANNEL and part.size > 1]
-        apart = self._taken or any(part in own for row in others for part in row)
-        if len(axis) == 1 and axis[0] in self._image and axis[0].role is Role.PLACE and apart:
-            self.channel_axis = self._image.index(axis[0])
+        one = axis[0] if len(axis) == 1 and axis[0].role is Role.PLACE else None
+        if one in self._image and (self._taken or apart):
+            self.contradicted = with_channels_at(self._image.index(one), len(self._image))
+
+    def _slides(self, axis: Axis) -> None:
+        """Note which axis windows have for channels: those of the image are, whatever was summed before."""
+        one = axis[0] if len(axis) == 1 and axis[0] in self._image else None
+        if one is None:
+            return
+        if one.role is Role.CHANNEL:
+            self._summed, self.contradicted = True, None
+        elif not any(part.role is Role.CHANNEL for part in self._image):
+            self.contradicted = with_channels_at(self._image.index(one), len(self._image))
 
     def _written(self, part: Tensor) -> None:
         """Note what a tensor is of which a part was written: its places go on beyond those of the part."""

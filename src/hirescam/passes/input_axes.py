@@ -49,10 +49,18 @@ class InputAxes:
         return "b" + "c" * ("c" in self.letters) + self.space_letters
 
 
+_NAMES = {1: "t", 2: "hw", 3: "thw", 4: "nthw"}
+
+
 def with_channels_at(axis: int, ndim: int) -> InputAxes:
     """The axes of images whose batch is first, and whose channels are on another axis than the second."""
-    names = {1: "t", 2: "hw", 3: "thw", 4: "nthw"}[ndim - 2]
+    names = _NAMES[ndim - 2]
     return InputAxes(f"b{names[: axis - 1]}c{names[axis - 1 :]}")
+
+
+def without_channels(ndim: int) -> InputAxes:
+    """The axes of images whose batch is first, and which have no axis of channels."""
+    return InputAxes("b" + _NAMES[ndim - 1])
 
 
 def input_axes(axes: object) -> InputAxes | None:

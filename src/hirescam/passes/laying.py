@@ -132,7 +132,9 @@ def _spots(parts: Sequence[Part]) -> tuple[float, float] | None:
 
 def _check(parts: Sequence[Part]) -> None:
     """Refuse parts of one axis of the image, outermost first, that are not its places, each once."""
-    if len({part.turn for part in parts}) > 1 or len({part.step > 0 for part in parts}) > 1:
+    rolled = {(part.turn, part.ring) for part in parts}
+    whole = rolled <= {(0, 0)} or {ring for _, ring in rolled} == {prod(part.size for part in parts)}
+    if len(rolled) > 1 or len({part.step > 0 for part in parts}) > 1 or not whole:
         raise LayerError("its places are in another order than those of the image, in pieces")
     for outer, inner in pairwise(parts):
         reach = abs(inner.step) * (inner.size - 0.5)

@@ -37,6 +37,7 @@ class Part:
         asked: whether they are places that an attention asks about: what it answers comes from everywhere,
             until it is added to what is there.
         turn: by how many entries the axis that it is a part of was rolled; its places then start elsewhere.
+        ring: how many entries that axis had.
         half: how far a location sees from its centre, along that axis and in cells of the image; parts that
             differ in it are equal.
     """
@@ -51,12 +52,19 @@ class Part:
     made: bool = False
     asked: bool = False
     turn: int = 0
+    ring: int = 0
     half: float = field(default=0.0, compare=False)
 
 
 Axis = tuple[Part, ...]
 """The factors of an axis, outermost first: their sizes multiply to its size. Empty where that is one."""
 Axes = tuple[Axis, ...]
+
+
+def turned(part: Part, turn: int) -> Part:
+    """A whole axis that is rolled by so many entries in all."""
+    turn %= part.size
+    return replace(part, turn=turn, ring=part.size if turn else 0)
 
 
 def size_of(axis: Axis) -> int:

@@ -1,6 +1,6 @@
 """What scalar is explained: from a model's output to scores ``(b, t)``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ def _pick(output: Any, selector: OutputSelector) -> Any:
         return output
     if isinstance(getattr(output, "logits", None), Tensor):
         return output.logits
-    if isinstance(output, dict):
+    if isinstance(output, Mapping):
         named = [output[key] for key in ("logits", "out") if key in output]
         return named[0] if named else _only(list(output.values()))
     return _only(list(output)) if isinstance(output, (tuple, list)) else output
@@ -188,7 +188,7 @@ def _select(output: Any, selector: str | int | Callable[[Any], Tensor]) -> Any:
                 f"{_words(error)}"
             ) from error
     try:
-        if isinstance(selector, str) and not isinstance(output, dict):
+        if isinstance(selector, str) and not isinstance(output, Mapping):
             return getattr(output, selector)
         return output[selector]
     except (KeyError, IndexError, AttributeError, TypeError):
@@ -198,8 +198,8 @@ def _select(output: Any, selector: str | int | Callable[[Any], Tensor]) -> Any:
 
 
 def _describe(output: Any) -> str:
-    if isinstance(output, dict):
-        return f"a dict with the keys {sorted(map(str, output))}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with the keys {sorted(map(str, output))}"
     if isinstance(output, (tuple, list)):
         return f"a {type(output).__name__} of {len(output)} entries"
     return f"a {type(output).__name__}"

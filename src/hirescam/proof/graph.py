@@ -72,8 +72,8 @@ class Sighting:
 class Graph:
     """What one forward pass showed.
 
-    ``channel_axis`` is the axis of the images that operations take for channels, where it is another one
-    than was said. ``ops`` lists the ops from the score backwards. ``cuts`` maps the value of every cut to how
+    ``contradicted`` is what the axes of the images are, where operations show something else than was
+    said. ``ops`` lists the ops from the score backwards. ``cuts`` maps the value of every cut to how
     many of them lie after it.
     """
 
@@ -83,7 +83,8 @@ class Graph:
     events: tuple[Event, ...]
     logits: Tensor
     calls: dict[tuple[str, str | None], int]
-    channel_axis: int | None
+    contradicted: InputAxes | None
+    _reached: frozenset[Value] = field(repr=False)
     _head_of: Callable[[Value], tuple[Op, ...]] = field(repr=False)
 
     def grade(self, sighting: Sighting, *, listed: bool = True) -> Grade:
@@ -103,6 +104,10 @@ class Graph:
         read = {event.name: None for event in self.events if event.read and event.time < sighting.time}
         graded = grade((*reversed(ops), *map(_hidden, later)), bypass=count is None)
         return replace(graded, read=tuple(read))
+
+    def reaches(self, sighting: Sighting) -> bool:
+        """Whether the score was made of a tap's output."""
+        return sighting.value in self._reached or sighting.base in self._reached
 
     def place(self, sighting: Sighting) -> Place:
         """Where to find a tap in another pass; without a number where it was called just once."""
@@ -151,10 +156,10 @@ def read(state: State, call: Call, output: OutputSelector, target: Target) -> Gr
         start, end = value_of(score), value_of(image)
         assert start is not None
         assert end is not None
-        ops, cuts, head_of = _walk(start, end, reader.watch)
+        ops, cuts, reached, head_of = _walk(start, end, reader.watch)
     return Graph(
         tuple(reader.sightings), ops, cuts, tuple(reader.watch.events), logits.detach(),
-        dict(reader.watch.counts._seen), reader.geometry.channel_axis, head_of,
+        dict(reader.watch.counts._seen), reader.geometry.contradicted, reached, head_of,
     )  # fmt: skip
 
 
@@ -166,7 +171,7 @@ def grade_of_pass(finished: Pass) -> Grade:
     watch = finished.cut.watch
     start = value_of(finished.score)
     assert start is not None
-    ops, _, _ = _walk(start, finished.cut.entry, watch)
+    ops, *_ = _walk(start, finished.cut.entry, watch)
     return grade((*reversed(ops), *map(_hidden, watch.events)), bypass=False)
 
 
@@ -261,7 +266,7 @@ def _refuse(saved: Any) -> Any:
 
 def _walk(
     start: Value, end: Value, watch: Watch
-) -> tuple[tuple[Op, ...], dict[Value, int], Callable[[Value], tuple[Op, ...]]]:
+) -> tuple[tuple[Op, ...], dict[Value, int], frozenset[Value], Callable[[Value], tuple[Op, ...]]]:
     """Sweep from the score to the image.
 
     In topological order, a value is a cut exactly if it is the only one that has been met and not yet
@@ -300,7 +305,7 @@ def _walk(
             _append(found, op(node))
         return tuple(found)
 
-    return tuple(ops), cuts, head_of
+    return tuple(ops), cuts, frozenset(order), head_of
 
 
 def _append(ops: list[Op], op: Op) -> None:

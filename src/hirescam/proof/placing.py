@@ -89,6 +89,14 @@ class Places:
         return Placed(layout, how)
 
     def _as_given(self, sighting: Sighting, grid: tuple[int, ...]) -> Placed:
+        known = self._read(sighting.axes, "operations")
+        if known.why:  # a grid does not say in which order locations are, or which are there twice
+            return known
+        if known.layout is not None and known.layout.grid == grid:
+            return known
+        if known.layout is not None and known.layout.index:
+            text = " × ".join(map(str, known.layout.grid))
+            return Placed(None, "given", f"operations show locations of {text}, in an order of their own")
         if sighting.shape[0] != len(self._call.images):
             return Placed(None, "given", "its first axis is not the images of the batch, or not those alone")
         own = [i for i, axis in enumerate(sighting.axes) if axis and {p.role for p in axis} == {Role.CHANNEL}]

@@ -44,17 +44,23 @@ class Layer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sighting with its grade, and how to read it."""
+    """A sighting with its grade, how to read it, and how many images the pass was of."""
 
     sighting: Sighting
     placed: Placed
     grade: Grade
+    images: int
 
     @property
     def may_be_map(self) -> bool:
         """Whether nobody knows yet that it is no map, and the score depends on the image through it alone."""
         several = sum(size > 1 for size in self.sighting.shape[1:]) > 1
         return self.placed.unknown and several and not self.grade.bypass
+
+    @property
+    def may_be_given(self) -> bool:
+        """Whether the caller may say how its locations lie."""
+        return self.may_be_map and self.sighting.shape[0] == self.images
 
     @property
     def preference(self) -> tuple[int, bool, int, int]:
@@ -75,8 +81,9 @@ def candidates(graph: Graph, places: Places) -> list[Candidate]:
     all whose axes they show, it is measured.
     """
     found = [
-        Candidate(sighting, places.of(sighting), graph.grade(sighting, listed=False))
+        Candidate(sighting, places.of(sighting), graph.grade(sighting, listed=False), len(graph.logits))
         for sighting in _outermost(graph)
+        if graph.reaches(sighting)
     ]
     found.sort(key=lambda item: item.preference)
     best = next((item.grade.guarantee.rank for item in found if item.placed.is_map), inf)
@@ -86,6 +93,16 @@ def candidates(graph: Graph, places: Places) -> list[Candidate]:
         places.measure([item.sighting for item in unknown])
         found = [replace(item, placed=places.of(item.sighting)) for item in found]
     return sorted(found, key=lambda item: item.sighting.time)
+
+
+def readable(found: list[Candidate], places: Places) -> list[Candidate]:
+    """Those of them whose locations are known; what operations do not show is measured."""
+    places.measure([item.sighting for item in found if item.may_be_map])
+    placed = [
+        item if item.placed.layout is not None else replace(item, placed=places.of(item.sighting))
+        for item in found
+    ]
+    return [item for item in placed if item.placed.layout is not None]
 
 
 def ranked(found: list[Candidate], model: nn.Module, graph: Graph) -> list[Candidate]:
@@ -106,7 +123,7 @@ def _why_none(found: list[Candidate], graph: Graph) -> str:
             "can be tapped: a part of it runs in torch.utils.checkpoint with use_reentrant=True, where it "
             "cannot be observed; use use_reentrant=False, which computes the same"
         )
-    unknown = next((item.sighting for item in found if item.may_be_map), None)
+    unknown = next((item.sighting for item in found if item.may_be_given), None)
     if unknown is not None:
         return (
             f"is known to be a map of at least two locations. Which axes of {unknown.tap.name!r}, of shape "
