@@ -529,18 +529,18 @@ def test_outputs_that_are_mappings_and_no_dicts(kind: Any) -> None:
 
 
 def test_no_grid_is_offered_or_taken_where_it_cannot_help() -> None:
-    class Halves(nn.Module):
+    class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cnn, self.tap, self.fc = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Linear(8, 4)
+            self.cnn, self.tap, self.fc = nn.Conv2d(3, 8, 4, stride=4), nn.Identity(), nn.Linear(8, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            swapped = torch.cat([x[..., 16:], x[..., :16]], 3)
-            return self.fc(self.tap(self.cnn(swapped)).mean((2, 3)))
+            tokens = self.cnn(x).flatten(2).mT
+            return self.fc(self.tap(tokens[:, torch.tensor([0, *range(47)])]).mean(1))
 
-    model, x = Halves().eval(), torch.randn(1, 3, 24, 32)
-    for options in ({}, {"grid": (12, 16)}):
-        with pytest.raises(hirescam.LayerError, match="in an order of their own") as error:
+    model, x = Twice().eval(), torch.randn(1, 3, 24, 32)
+    for options in ({}, {"grid": (6, 8)}):
+        with pytest.raises(hirescam.LayerError, match="left out, or there twice") as error:
             hirescam.explain(model, x, layer="tap", **options)
         assert "grid=" not in str(error.value)
 
