@@ -9,6 +9,7 @@ SEE_EVERYTHING = {
     "timm: convmixer_1024_20_ks9_p14",
     "torchvision: lraspp_mobilenet_v3_large",
     "hirescam: crepe, trained",
+    "transformers: Wav2Vec2Bert",  # 31 steps back, and none ahead, in each of its layers
 }
 """Each location of their layer sees most of the input, and may answer an event elsewhere more."""
 
