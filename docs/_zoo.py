@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from hirescam import HirescamError
+from hirescam.proof.grade import Guarantee
 from zoo.checks import Row, row_of
 from zoo.networks import BY_HAND, every
 
@@ -32,10 +33,25 @@ def main() -> None:
             (lines if found else refused).append(text)
             print(text, end="", flush=True)
     before = PAGE.read_text("utf-8").split("<!-- table -->")[0]
-    tables = head(*COLUMNS, numbers=NUMBERS) + "".join(lines)
+    tables = f"{counts(lines)}\n\n" + head(*COLUMNS, numbers=NUMBERS) + "".join(lines)
     if refused:
         tables += "\nWithout a map:\n\n" + head("network", "what is said") + "".join(refused)
     PAGE.write_text(f"{before}<!-- table -->\n\n{tables}", "utf-8")
+
+
+def counts(lines: list[str]) -> str:
+    """A sentence that sums the table up."""
+
+    def count(column: str, value: str) -> int:
+        return sum(line.split(" | ")[COLUMNS.index(column)] == value for line in lines)
+
+    guarantees = ", ".join(f"{count('guarantee', each)} {each}" for each in Guarantee)
+    return (
+        f"{len(lines)} networks: {guarantees}. {count('known by', 'operations')} are known by operations, "
+        f"{count('known by', 'measured')} measured; of the others a measurement agrees on "
+        f"{count('measurement', 'agrees')}, does not know {count('measurement', 'unknown')}, and differs on "
+        f"{count('measurement', 'differs')}."
+    )
 
 
 def examined(name: str) -> tuple[bool, str]:
