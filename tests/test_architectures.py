@@ -98,14 +98,15 @@ def test_a_grid_that_cannot_be_seen_must_be_given() -> None:
     class Tokens(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.patches = nn.Conv2d(3, 16, 8, stride=8)
+            self.patches, self.mix = nn.Conv2d(3, 16, 8, stride=8), nn.Linear(16, 6)
             self.order = nn.Identity()
             self.classifier = nn.Linear(16, 5)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tokens = self.patches(x).flatten(2).transpose(1, 2)[:, :6]
+            tokens = self.mix(self.patches(x).flatten(2)).transpose(1, 2)
             return self.classifier(self.order(tokens * 1).mean(1))
 
+    torch.manual_seed(0)
     model = Tokens().eval()
     x = torch.randn(1, 3, 32, 32)
     with pytest.raises(hirescam.LayerError, match=r"Explainer\(model, grid=\(rows, columns\)\)"):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hirescam.proof.fingerprint import fingerprint
 from passes.made import call
 
-IMAGES = torch.randn(2, 3, 8, 12)
+IMAGES = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
@@ -46,7 +46,7 @@ def test_what_moves_values_does() -> None:
         lambda x: x + constant.flip(-1),
         lambda x: x + torch.from_numpy(constant.numpy() * 2),
         lambda x: x * constant.to_sparse().to_dense() + 1,
-        lambda x: x.roll(int(x[0, 0].flatten().argmax()), -1),
+        lambda x: x.roll(int(1000 * x.abs().sum()), -1),
     ]
     found = [of(step) for step in steps]
     found.append(of(torch.relu, order=torch.arange(10).flip(0)))
