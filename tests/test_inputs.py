@@ -557,3 +557,22 @@ def test_no_grid_is_offered_or_taken_where_it_cannot_help() -> None:
         with pytest.raises(hirescam.LayerError) as error:
             hirescam.explain(Both().eval(), (x, x), input=0, **options)
         assert "grid=" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["one question for all images", "questions for all heads"])
+def test_questions_of_an_attention_that_are_broadcast(how: str) -> None:
+    class Asked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fc = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.embed(x).flatten(2).mT
+            questions = tokens.mean(0, keepdim=True)
+            if how == "questions for all heads":
+                questions, tokens = tokens[:, None], tokens[:, None].expand(-1, 2, -1, -1)
+            answers = nn.functional.scaled_dot_product_attention(questions, tokens, tokens)
+            return self.fc(answers.flatten(1, -2).mean(1))
+
+    certificate = hirescam.certify(Asked().eval(), IMAGES)
+    assert (certificate.guarantee, certificate.layer) == ("none", "embed")

@@ -115,10 +115,12 @@ class Geometry:
             self.note(outputs[0], (*axes[:2], channels(outputs[0].shape[2])))
         if name == "stft":
             self._spectrum(axes, args, kwargs, outputs[0])
-        if name == "scaled_dot_product_attention" and len(axes) == outputs[0].ndim:
+        if name == "scaled_dot_product_attention":
             value = self.of(kwargs["value"] if "value" in kwargs else args[2])
             own = channels(outputs[0].shape[-1]) if value is None else value[-1]
-            self.note(outputs[0], (*axes[:-2], asked(axes[-2]), own))
+            answers = (*axes[:-2], asked(axes[-2]), own)
+            if [size_of(axis) for axis in answers] == list(outputs[0].shape):  # questions are not broadcast
+                self.note(outputs[0], answers)
 
     def _spectrum(self, axes: Axes, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Frequencies are an axis that the network makes; frames lie where their middle is."""

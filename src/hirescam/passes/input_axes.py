@@ -58,9 +58,9 @@ def with_channels_at(axis: int, ndim: int) -> InputAxes:
     return InputAxes(f"b{names[: axis - 1]}c{names[axis - 1 :]}")
 
 
-def without_channels(ndim: int) -> InputAxes:
-    """The axes of images whose batch is first, and which have no axis of channels."""
-    return InputAxes("b" + _NAMES[ndim - 1])
+def without_channels(ndim: int) -> InputAxes | None:
+    """The axes of images whose batch is first, and which have no channels; None for more than can be read."""
+    return InputAxes("b" + _NAMES[ndim - 1]) if ndim - 1 in _NAMES else None
 
 
 def input_axes(axes: object) -> InputAxes | None:
