@@ -78,6 +78,7 @@ class ClosedForm:
     ) -> None:
         self._pass, self._answers = finished, answers
         self._classes = finished.logits.shape[1]
+        self._size = finished.activations.flatten(2).shape[1:]  # (k, s)
         self._offset = torch.zeros(0)
         self._rows: Tensor | None = None  # (c, k) where pooled, else (s, c, k): known ones first, in order
         self._known: dict[int, int] = {}
@@ -104,7 +105,7 @@ class ClosedForm:
         bound = targets.bind(target, logits)
         layout = self._pass.layout
         activations = widen(layout.read(leaf)).flatten(2)
-        if activations.shape[1:] != self._pass.activations.flatten(2).shape[1:]:
+        if activations.shape[1:] != self._size:
             return Doubt(tuple(range(len(logits))))
         found = self._rows_for(bound.index)
         if found is None or isinstance(found, Doubt):
