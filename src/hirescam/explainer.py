@@ -228,13 +228,13 @@ class Explainer:
         """
         found = possible_calls(images, self._axes, self._input)
         self._planner.look()
-        listed = [
-            replace(layer, input=call.key) for call in found for layer in self._planner.layers(call, target)
+        chooses = len(found) == 1 and self._planner.tap is None
+        settled = self.certify(images, target=target) if chooses else None
+        return [
+            replace(layer, input=call.key)
+            for call in found
+            for layer in self._planner.layers(call, target, settled)
         ]
-        if len(found) > 1 or self._planner.tap is not None:
-            return listed
-        settled = self.certify(images, target=target)  # which asks about every class of the target
-        return [_settled(layer, settled) for layer in listed]
 
     def _planned(self, images: Inputs, target: Target) -> tuple[Call, Plan]:
         """The inputs as a call, and how they are explained."""
@@ -374,20 +374,6 @@ class Explainer:
 
         grid = tuple(cells(torch.zeros((1, *size))).shape[1:])
         return receptive_field(cells, size, grid, cell)
-
-
-def _settled(layer: Layer, certificate: Certificate) -> Layer:
-    """A layer, with what is known of the one that is explained."""
-    if layer.name != certificate.layer:
-        return replace(layer, chosen=False)
-    return replace(
-        layer,
-        chosen=True,
-        guarantee=certificate.guarantee,
-        breaks=certificate.breaks,
-        bypass=certificate.bypass,
-        probed=True,
-    )
 
 
 def _grid(grid: object) -> tuple[int, ...] | None:

@@ -238,8 +238,12 @@ class Planner:
         ).certificate
         return own.guarantee.rank > guarantee.rank
 
-    def layers(self, call: Call, target: Target) -> list[Layer]:
-        """Grade every tap, ask the model about those that look affine, and mark the one that is chosen."""
+    def layers(self, call: Call, target: Target, settled: Certificate | None = None) -> list[Layer]:
+        """Grade every tap, ask the model about those that look affine, and mark the one that is chosen.
+
+        That is the one which was settled on, after every class of the target was asked about; without one,
+        the first on which structure and probes agree.
+        """
         call, target = _sample(call, target)
         with unchanged(self._model), same_random_numbers():
             call, graph = self._labelled(call, target)
@@ -262,6 +266,10 @@ class Planner:
         agreed = [item for item, verdict in tried if verdict.guarantee is item.grade.guarantee]
         found = [item for item in found if id(item) not in impossible]
         chosen = (agreed or [item for item, _ in tried])[0]
+        if settled is not None:
+            named = (item for item in found if graph.place(item.sighting).tap.name == settled.layer)
+            chosen = next(named, chosen)
+            tried.append((chosen, settled))
         return selection.listing(graph, found, chosen, tried)
 
     def graph(self, call: Call, target: Target) -> Graph:
@@ -408,9 +416,11 @@ class Planner:
 
 def _advised(certified: Certified, found: list[Candidate]) -> Certified:
     """Tell of a layer that promises more, and whose locations nobody knows."""
-    certificate = certified.certificate
+    certificate, count = certified.certificate, len(certified.finished.logits)
     better = [
-        item for item in found if item.may_be_given and item.grade.guarantee.rank < certificate.guarantee.rank
+        item
+        for item in found
+        if item.may_be_given(count) and item.grade.guarantee.rank < certificate.guarantee.rank
     ]
     if not better:
         return certified

@@ -184,7 +184,6 @@ def candidate(
         Sighting(tap, (None, time), None, (1, 2, 4, 4), (), time, Place(tap), late=False),
         Placed(layout),
         grade(ops, bypass=bypass),
-        1,
     )
 
 

@@ -44,12 +44,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sighting with its grade, how to read it, and how many images the pass was of."""
+    """A sighting with its grade, and how to read it."""
 
     sighting: Sighting
     placed: Placed
     grade: Grade
-    images: int
 
     @property
     def may_be_map(self) -> bool:
@@ -57,10 +56,9 @@ class Candidate:
         several = sum(size > 1 for size in self.sighting.shape[1:]) > 1
         return self.placed.unknown and several and not self.grade.bypass
 
-    @property
-    def may_be_given(self) -> bool:
-        """Whether the caller may say how its locations lie."""
-        return self.may_be_map and self.sighting.shape[0] == self.images
+    def may_be_given(self, count: int) -> bool:
+        """Whether the caller may say how its locations lie, in a pass of so many images."""
+        return self.may_be_map and self.sighting.shape[0] == count
 
     @property
     def preference(self) -> tuple[int, bool, int, int]:
@@ -81,7 +79,7 @@ def candidates(graph: Graph, places: Places) -> list[Candidate]:
     all whose axes they show, it is measured.
     """
     found = [
-        Candidate(sighting, places.of(sighting), graph.grade(sighting, listed=False), len(graph.logits))
+        Candidate(sighting, places.of(sighting), graph.grade(sighting, listed=False))
         for sighting in _outermost(graph)
         if graph.reaches(sighting)
     ]
@@ -123,7 +121,7 @@ def _why_none(found: list[Candidate], graph: Graph) -> str:
             "can be tapped: a part of it runs in torch.utils.checkpoint with use_reentrant=True, where it "
             "cannot be observed; use use_reentrant=False, which computes the same"
         )
-    unknown = next((item.sighting for item in found if item.may_be_given), None)
+    unknown = next((item.sighting for item in found if item.may_be_given(len(graph.logits))), None)
     if unknown is not None:
         return (
             f"is known to be a map of at least two locations. Which axes of {unknown.tap.name!r}, of shape "
