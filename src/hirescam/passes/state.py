@@ -131,7 +131,7 @@ def storages_of(tensor: Tensor) -> list[tuple[int, StorageWeakRef]]:
     """Numbers of the storages that hold a tensor's values; none where it does not say."""
     try:
         found = [part.untyped_storage() for part in _parts(tensor)]
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return []
     return [(storage._cdata, StorageWeakRef(storage)) for storage in found]
 

@@ -112,7 +112,7 @@ class Places:
         call = self._call
         try:
             computed: object = fingerprint(self._model, call)
-        except (HirescamError, RuntimeError, TypeError, ValueError, NotImplementedError):
-            computed = object()  # what cannot be watched is like nothing else
+        except (HirescamError, RuntimeError, TypeError, ValueError):
+            computed = object()  # what cannot be watched is like nothing else, and measured each time
         parts = tuple((name, type(module)) for name, module in self._model.named_modules())
         return computed, parts, call.axes, call.key
