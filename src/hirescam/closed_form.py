@@ -21,6 +21,7 @@ from torch import Tensor
 from hirescam.passes import targets
 from hirescam.passes.head import chunks
 from hirescam.passes.layout import Layout
+from hirescam.passes.outputs import check_finite
 from hirescam.passes.precision import products_are_rounded
 from hirescam.passes.targets import Target
 from hirescam.passes.trace import Pass, Trace, widen
@@ -101,7 +102,7 @@ class ClosedForm:
             changed, a module was swapped, another branch was taken) or a class has a wrong gradient; or None
             where more classes are asked for than the bound of memory allows.
         """
-        targets.check_finite(logits)
+        check_finite(logits)
         bound = targets.bind(target, logits)
         layout = self._pass.layout
         activations = widen(layout.read(leaf)).flatten(2)

@@ -15,9 +15,10 @@ from hirescam.passes import taps
 from hirescam.passes.borrow import Call, Inputs, first_not_finite, possible_calls, unwrap
 from hirescam.passes.cut import Site, look, output_at
 from hirescam.passes.input_axes import input_axes
+from hirescam.passes.outputs import OutputSelector
 from hirescam.passes.precision import precision_of
 from hirescam.passes.state import State
-from hirescam.passes.targets import Labels, OutputSelector, Target, is_indexed
+from hirescam.passes.targets import Labels, Target, is_indexed
 from hirescam.passes.trace import Pass, Trace, Wish, forward
 from hirescam.planning import CERTIFIED_IMAGES, Plan, Planner
 from hirescam.proof.certificate import Certificate

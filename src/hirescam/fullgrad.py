@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from hirescam.errors import ModelError
 from hirescam.passes import taps, targets
 from hirescam.passes.borrow import Inputs, as_call, check_model, eager, session, unwrap
-from hirescam.passes.targets import OutputSelector, Target
+from hirescam.passes.outputs import OutputSelector, logits_of
+from hirescam.passes.targets import Target
 from hirescam.views import resize
 
 
@@ -82,7 +83,7 @@ def fullgrad(
 
         with taps.module_outputs(modules, note), eager(model):
             result = call.replace(leaf.clone()).run(model)
-        logits = targets.logits_of(result, output, leaf.shape[0])
+        logits = logits_of(result, output, leaf.shape[0])
         bound = targets.bind(target, logits)
         score = bound.score(logits)
         gradients = list(_gradients(score, [leaf, *seen.values()]))

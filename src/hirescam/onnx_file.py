@@ -20,7 +20,8 @@ from hirescam.explainer import Explainer, LayerName
 from hirescam.passes.borrow import Call
 from hirescam.passes.cut import look
 from hirescam.passes.input_axes import InputAxes
-from hirescam.passes.targets import OutputSelector, TopK
+from hirescam.passes.outputs import OutputSelector
+from hirescam.passes.targets import TopK
 from hirescam.passes.trace import Pass, widen
 from hirescam.proof.certificate import Certificate
 from hirescam.proof.grade import Guarantee

@@ -8,12 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from types import CellType, FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hirescam.closed_form import ClosedForm, Doubt
 from hirescam.compiled import Compiled
@@ -21,13 +18,13 @@ from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.passes.borrow import Call, check_model, several
 from hirescam.passes.cut import Site
 from hirescam.passes.input_axes import InputAxes
-from hirescam.passes.precision import precision_of
+from hirescam.passes.keys import equal, key_of, others_of
+from hirescam.passes.outputs import OutputSelector
 from hirescam.passes.randomness import same_random_numbers
 from hirescam.passes.restore import Place, restored, unchanged
 from hirescam.passes.state import Ends, State
 from hirescam.passes.taps import Tap
 from hirescam.passes.targets import (
-    OutputSelector,
     Region,
     Target,
     classes_in,
@@ -86,7 +83,7 @@ class Plan:
         """Whether what is kept is true of a call, given that the model is what it was."""
         stale = self.compiled is not None and not self.compiled.fresh
         changed = self.ends is not None and not self.ends.same
-        return not stale and not changed and _equal(self.others, _others(call))
+        return not stale and not changed and equal(self.others, others_of(call))
 
     def weaken(self, doubt: str) -> None:
         """Take the guarantee back."""
@@ -174,7 +171,7 @@ class Planner:
 
     def plan(self, call: Call, target: Target) -> Plan:
         """The plan for images and scores like these."""
-        key = _key(call, target)
+        key = key_of(call, target)
         with self._lock:
             plan = self.plans.pop(key, None)
             if plan is None or not plan.fresh(call):
@@ -187,7 +184,7 @@ class Planner:
     def again(self, call: Call, target: Target) -> Plan:
         """Make a new plan for these very images: what was kept is not true of them."""
         with self._lock:
-            plan = self.plans[_key(call, target)] = self._make(call, target)
+            plan = self.plans[key_of(call, target)] = self._make(call, target)
             return plan
 
     def resolve(self, plan: Plan, doubt: Doubt, call: Call, target: Target) -> Plan:
@@ -202,7 +199,7 @@ class Planner:
             plan.weaken(f"it does not account for the score of images[{images[0]}]")
             return plan
         with self._lock:
-            self.plans[_key(call, target)] = made
+            self.plans[key_of(call, target)] = made
         return made
 
     def doubtful(self, plan: Plan, finished: Pass) -> Target:
@@ -332,7 +329,7 @@ class Planner:
             self.state = State(self._model, self._places)
 
     def _certified_plan(self, call: Call, target: Target) -> Plan:
-        others = _others(call)
+        others = others_of(call)
         call, target = _sample(call, target)
         call, graph = self._labelled(call, target)
         certified = self._settled(graph, call, target)
@@ -465,76 +462,6 @@ def _compiled(finished: Pass, certificate: Certificate) -> Compiled | None:
         )
     several, half = finished.call.key is not None, torch.is_autocast_enabled(finished.leaf.device.type)
     return None if several or half else Compiled(finished)
-
-
-def _key(call: Call, target: Target) -> tuple[object, ...]:
-    """What a certificate depends on: the kind of image, of score and of arithmetic."""
-    images = call.own
-    kind = "class" if is_class_target(target) and not isinstance(target, Region) else _identity(target)
-    half = torch.is_autocast_enabled(images.device.type)
-    arithmetic = (images.dtype, half, precision_of(images))
-    shape = tuple(images.shape) if call.axes.letters[0] != "b" else tuple(images.shape[1:])
-    return (shape, call.key, images.device, arithmetic, kind)
-
-
-def _identity(target: object) -> object:
-    """What tells a target from others: itself, however it compares.
-
-    Functions that the same code made again, around the same values, are one. A plan keeps the target that it
-    was made with, and so every object whose number is part of its key.
-    """
-    if isinstance(target, MethodType):
-        return id(target.__self__), _identity(target.__func__)
-    if isinstance(target, partial):
-        given = (*target.args, *target.keywords, *target.keywords.values())
-        return _identity(target.func), len(target.args), tuple(map(_value, given))
-    if isinstance(target, FunctionType):
-        cells = [cell for cell in target.__closure__ or () if cell != CellType()]
-        named = target.__kwdefaults__ or {}
-        given = (*(cell.cell_contents for cell in cells), *(target.__defaults__ or ()), *named.values())
-        return target.__code__, id(target.__globals__), len(cells), tuple(map(_value, given))
-    return id(target)
-
-
-def _value(item: object) -> object:
-    """A plain value as a key, by its type too; anything else by being itself."""
-    return (type(item), repr(item)) if isinstance(item, bool | int | float | str | None) else id(item)
-
-
-def _others(call: Call) -> tuple[object, ...]:
-    """The inputs beside the images, as they are now."""
-    if call.key is None:
-        return ()
-    items = call.inputs.items() if isinstance(call.inputs, dict) else enumerate(call.inputs)
-    leaves = [(key, leaf) for key, item in items if key != call.key for leaf in pytree.tree_leaves(item)]
-    return tuple((key, _kept(leaf)) for key, leaf in leaves)
-
-
-def _kept(leaf: object) -> object:
-    """A value that does not change with the caller's: arrays are compared by their bytes."""
-    if isinstance(leaf, Tensor):
-        return leaf.detach().clone()
-    if hasattr(leaf, "tobytes") and hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
-        return leaf.shape, str(leaf.dtype), leaf.tobytes()
-    return leaf
-
-
-def _equal(kept: tuple[object, ...], now: tuple[object, ...]) -> bool:
-    return len(kept) == len(now) and all(map(_alike, pytree.tree_leaves(kept), pytree.tree_leaves(now)))
-
-
-def _alike(kept: object, now: object) -> bool:
-    if isinstance(kept, Tensor) and isinstance(now, Tensor):
-        same = (kept.shape, kept.dtype, kept.device) == (now.shape, now.dtype, now.device)
-        return same and bool(torch.equal(kept, now))
-    try:
-        return type(kept) is type(now) and (kept is now or bool(kept == now))
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # what does not compare with itself is not known to be the same
-        return False
 
 
 def _of_images(target: Target, batch: int, images: list[int]) -> Target:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from hirescam.errors import RuleError
 from hirescam.explainer import Explainer, LayerName
 from hirescam.passes.borrow import Inputs
-from hirescam.passes.targets import OutputSelector, Target
+from hirescam.passes.outputs import OutputSelector
+from hirescam.passes.targets import Target
 from hirescam.passes.trace import Trace
 from hirescam.proof.certificate import Certificate
 from hirescam.proof.grade import Guarantee

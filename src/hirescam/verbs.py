@@ -5,7 +5,8 @@ from torch import nn
 from hirescam.explainer import Explainer, LayerName
 from hirescam.explanation import Explanation
 from hirescam.passes.borrow import Inputs
-from hirescam.passes.targets import OutputSelector, Target
+from hirescam.passes.outputs import OutputSelector
+from hirescam.passes.targets import Target
 from hirescam.proof.certificate import Certificate
 from hirescam.proof.selection import Layer
 from hirescam.rulebook import Rule

@@ -1,11 +1,18 @@
 """Mutation testing: which tests belong to a module."""
 
 _PASSES = [
+    "axis_rules",
     "borrow",
     "cut",
+    "geometry",
     "head",
     "held",
+    "input_axes",
+    "keys",
+    "laying",
     "layout",
+    "outputs",
+    "parts",
     "precision",
     "provenance",
     "randomness",
@@ -16,7 +23,19 @@ _PASSES = [
     "trace",
     "watch",
 ]
-_PROOF = ["certificate", "grade", "graph", "judging", "laws", "ops", "probes", "selection"]
+_PROOF = [
+    "certificate",
+    "fingerprint",
+    "grade",
+    "graph",
+    "judging",
+    "laws",
+    "measuring",
+    "ops",
+    "placing",
+    "probes",
+    "selection",
+]
 _RULEBOOK = ["ablation", "activation", "gradient", "masking", "principal", "registry"]
 
 TESTS = {

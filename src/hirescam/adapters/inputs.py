@@ -17,7 +17,8 @@ from hirescam.adapters.attribution import InputAttribution
 from hirescam.adapters.network import Scores, package, twin
 from hirescam.errors import InputError, LayerError, ModelError
 from hirescam.passes.borrow import as_call, check_model, session, unwrap
-from hirescam.passes.targets import OutputSelector, Target, bind, check_finite, is_indexed, logits_of
+from hirescam.passes.outputs import OutputSelector, check_finite, logits_of
+from hirescam.passes.targets import Target, bind, is_indexed
 from hirescam.verbs import certify
 
 Method = Callable[..., Tensor]

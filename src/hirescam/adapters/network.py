@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from hirescam.errors import InputError, ModelError
 from hirescam.passes.head import batched
-from hirescam.passes.targets import OutputSelector, Scorer, logits_of
+from hirescam.passes.outputs import OutputSelector, logits_of
+from hirescam.passes.targets import Scorer
 
 
 class Scores(nn.Module):

@@ -20,7 +20,7 @@ from hirescam.explainer import Explainer
 from hirescam.metrics import Scene
 from hirescam.models import Model
 from hirescam.passes.borrow import eager
-from hirescam.passes.targets import logits_of
+from hirescam.passes.outputs import logits_of
 
 Facts = dict[str, Any]
 """What is known about a sample, as plain data."""

@@ -16,7 +16,7 @@ from hirescam.explainer import Explainer, check_finite
 from hirescam.explanation import Explanation
 from hirescam.metrics.registry import INPUTS, Metric, get
 from hirescam.passes.borrow import eager
-from hirescam.passes.targets import OutputSelector, logits_of
+from hirescam.passes.outputs import OutputSelector, logits_of
 from hirescam.passes.trace import Trace
 from hirescam.rulebook import Rule
 from hirescam.rulebook import get as get_rule

@@ -17,10 +17,11 @@ from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.head import Head
 from hirescam.passes.held import normalisation
 from hirescam.passes.layout import Layout
+from hirescam.passes.outputs import OutputSelector, logits_of
 from hirescam.passes.provenance import exchanged, tensors_in
 from hirescam.passes.state import State, tensors_inside
 from hirescam.passes.taps import Place, Tap
-from hirescam.passes.targets import OutputSelector, Target, logits_of
+from hirescam.passes.targets import Target
 from hirescam.passes.watch import Watch
 
 Function = Callable[..., Any]

@@ -18,6 +18,7 @@ from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import Cut, Site, run_from
 from hirescam.passes.head import batched, chunks
 from hirescam.passes.layout import Layout
+from hirescam.passes.outputs import check_finite, logits_of
 from hirescam.passes.precision import precision_of
 from hirescam.passes.taps import Tap
 from hirescam.passes.targets import Target
@@ -245,7 +246,7 @@ def forward(site: Site, call: Call, wish: Wish = Wish()) -> Pass:
             logits = site.logits(call.run(site.model), call)
             cut.finish(logits)
             watched = targets.called(wish.target, logits) if callable(wish.target) else None
-        targets.check_finite(logits)
+        check_finite(logits)
         with torch.enable_grad():
             bound = targets.bind(wish.target, logits)
             score = bound.score(logits) if watched is None else targets.two_axes(watched)
@@ -268,7 +269,7 @@ def _many_images(site: Site, call: Call, images: Tensor) -> Iterator[Tensor]:
     together = max(1, _IMAGES_TOGETHER // batch) if call.key is None else 1
     for part in chunks(count, together):
         stacked = images[part].flatten(0, 1)
-        logits = targets.logits_of(call.replace(stacked).run(site.model), site.output, len(stacked))
+        logits = logits_of(call.replace(stacked).run(site.model), site.output, len(stacked))
         _report(site, part.stop, count)
         yield from logits.unflatten(0, (-1, batch))
 

@@ -23,11 +23,12 @@ from hirescam.passes.borrow import Call, eager, session
 from hirescam.passes.cut import watch_of
 from hirescam.passes.geometry import Geometry
 from hirescam.passes.input_axes import InputAxes
+from hirescam.passes.outputs import OutputSelector, logits_of
 from hirescam.passes.parts import Axes
 from hirescam.passes.provenance import Event, tensors_in
 from hirescam.passes.state import State
 from hirescam.passes.taps import Place, Tap
-from hirescam.passes.targets import OutputSelector, Target
+from hirescam.passes.targets import Target
 from hirescam.passes.trace import Pass
 from hirescam.passes.watch import Origin, Watch, mutates, target_of
 from hirescam.proof.grade import Grade, grade
@@ -143,7 +144,7 @@ def read(state: State, call: Call, output: OutputSelector, target: Target) -> Gr
         image = shown.own
         reader = _Reader(watch_of(state, call, output, target), image, call.axes)
         with reader.observe(model):
-            logits = targets.logits_of(shown.run(model), output, len(call.images))
+            logits = logits_of(shown.run(model), output, len(call.images))
             watched = targets.called(target, logits) if callable(target) else None
         score = targets.bind(target, logits).score(logits) if watched is None else targets.two_axes(watched)
         if score.grad_fn is None or not reader.watch.provenance.on_tape(score):
